@@ -1,0 +1,1 @@
+//! Requests, batching and the one thread that owns a model.

@@ -1,0 +1,1 @@
+//! From bytes to what a model takes: pixels and tokens, under limits.

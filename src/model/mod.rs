@@ -1,0 +1,1 @@
+//! The parts of VL-JEPA in their published architectures, and the bundles they come from.

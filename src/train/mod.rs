@@ -1,0 +1,3 @@
+//! The trainer: data, losses, optimiser, checkpoints, evaluation.
+
+pub mod world;

@@ -14,4 +14,5 @@ pub mod train;
 pub mod embedding;
 pub mod input;
 pub mod kernel;
+pub mod segment;
 pub mod settings;

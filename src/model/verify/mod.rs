@@ -1,0 +1,65 @@
+//! `verify`: does this checkpoint, computed here, give what was recorded for it elsewhere?
+//!
+//! People who convert checkpoints live by the answer, so it is made from the file: every name in the golden file is either an
+//! input, a stage that is computed and compared, or listed as not checked. Sizes, counts of layers, clips and cases come from
+//! names and shapes. One file a kind of part; `compare.rs` alone decides what agrees.
+
+mod compare;
+mod golden;
+mod stream;
+mod trial;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+pub use compare::{Stage, Tolerance, Unit};
+
+use golden::Golden;
+use trial::Trial;
+
+/// Why a verification could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// Something is wrong with a file: which one, and what about it.
+    #[error("{}: {what}", file.display())]
+    File {
+        /// The file or folder.
+        file: PathBuf,
+        /// What is wrong, with the name of the tensor or field.
+        what: String,
+    },
+    /// A stage could not be computed at all.
+    #[error("a stage cannot be computed: {0}")]
+    Compute(#[from] candle_core::Error),
+}
+
+impl VerifyError {
+    fn new(file: &Path, what: impl fmt::Display) -> VerifyError {
+        VerifyError::File { file: file.to_path_buf(), what: what.to_string() }
+    }
+}
+
+/// What came of a verification.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// A row for each comparison.
+    pub stages: Vec<Stage>,
+    /// Names in the golden file that no check knows or that these weights cannot give.
+    pub not_checked: Vec<String>,
+}
+
+impl Report {
+    /// Whether something was compared and all of it agreed.
+    pub fn ok(&self) -> bool {
+        !self.stages.is_empty() && self.stages.iter().all(|stage| stage.ok)
+    }
+}
+
+/// Compares what the checkpoint in `dir` computes with what `golden` (a file or folder; `dir` itself if none is named) holds.
+pub fn verify(dir: &Path, golden: Option<&Path>) -> Result<Report, VerifyError> {
+    let mut trial = Trial::new(Golden::open(golden.unwrap_or(dir))?);
+    stream::check(&mut trial)?;
+    Ok(trial.report())
+}

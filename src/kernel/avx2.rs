@@ -1,0 +1,163 @@
+//! AVX2: `vpmaddubsw` multiplies 32 byte pairs an instruction and adds neighbours in 16 bits.
+//!
+//! Sixteen bits are few: after `WINDOW` additions the sums are widened to 32 bits, and a constant assertion shows that
+//! nothing wraps before. A panel block is four vectors of eight lanes; each group of eight lanes is summed on its own,
+//! so that the sums of eight rows fit the sixteen registers. Here the codes are shifted down: the factors of the
+//! mask alone (micro.rs) would fill the 16 bits at once.
+
+use std::arch::x86_64::*;
+
+use super::isa::{Avx2, Isa};
+use super::micro::{CLASSES, LANES, Micro, PanelBlock, Quad, RowScale, Tile, TileLoop, activation_scale, check, fixed};
+use super::scalar::{MAGNITUDE, round};
+
+/// Eight sums, the codes, a quad and a product fit the 16 registers.
+const TILE_ROWS: usize = 8;
+
+/// Lanes of a vector of 32-bit numbers.
+const VECTOR: usize = 8;
+
+/// Additions between two widenings.
+const WINDOW: usize = 64;
+
+// Each addition is two products of a code (at most 2) and an activation.
+const _: () = assert!(WINDOW as i32 * 2 * 2 * i8::MAX as i32 <= i16::MAX as i32);
+const _: () = assert!(WINDOW as i32 * 2 * 2 * i8::MIN as i32 >= i16::MIN as i32);
+
+/// The loop for a tile of 1, 2, .. 8 rows.
+const TILES: [TileLoop; TILE_ROWS] =
+    [tile::<1>, tile::<2>, tile::<3>, tile::<4>, tile::<5>, tile::<6>, tile::<7>, tile::<8>];
+
+impl Micro for Avx2 {
+    fn isa(&self) -> Isa {
+        Isa::Avx2
+    }
+
+    fn tile_rows_max(&self) -> usize {
+        TILE_ROWS
+    }
+
+    fn multiply(&self, panel: &[PanelBlock], tile: Tile<'_>, sums: &mut [[i32; LANES]]) {
+        check(panel, &tile, sums, TILE_ROWS);
+        // SAFETY: self exists, so detection saw avx2; check() established that the tile has panel.len() blocks of
+        // sums.len() rows, the row count by which the loop is chosen.
+        unsafe { TILES[sums.len() - 1](panel, &tile, sums) }
+    }
+
+    fn quantize(&self, x: &[f32], values: &mut [i8]) -> RowScale {
+        assert_eq!(x.len(), values.len(), "a row and its bytes differ in length");
+        // SAFETY: self exists, so detection saw avx2; the lengths are equal.
+        unsafe { quantize(x, values) }
+    }
+}
+
+/// A tile of `ROWS` rows.
+///
+/// # Safety
+/// The tile has `ROWS` rows of `panel.len()` blocks, and `sums` has `ROWS` rows.
+#[target_feature(enable = "avx2")]
+unsafe fn tile<const ROWS: usize>(panel: &[PanelBlock], tile: &Tile<'_>, sums: &mut [[i32; LANES]]) {
+    let (row_sums, sums) = fixed::<ROWS>(tile, sums);
+    for group in 0..LANES / VECTOR {
+        // A code is the sign plus one: the ones add up to the sum of the row.
+        let mut wide = [_mm256_setzero_si256(); ROWS];
+        for (wide, row_sum) in wide.iter_mut().zip(row_sums) {
+            *wide = _mm256_set1_epi32(-row_sum);
+        }
+        for class in 0..CLASSES {
+            for (index, window) in panel.chunks(WINDOW).enumerate() {
+                let cell = (class * panel.len() + index * WINDOW) * ROWS;
+                // SAFETY: class < 4, the window begins inside the panel, and the tile has [4, panel.len(), ROWS] cells.
+                let quads = unsafe { tile.quads().as_ptr().add(cell) };
+                // SAFETY: from there the tile has window.len() blocks of ROWS cells in this class.
+                let narrow = unsafe { window_sums::<ROWS>(window, group, class, quads) };
+                for (wide, narrow) in wide.iter_mut().zip(narrow) {
+                    let widened = _mm256_madd_epi16(narrow, _mm256_set1_epi16(1));
+                    *wide = _mm256_add_epi32(*wide, widened);
+                }
+            }
+        }
+        for (sums, wide) in sums.iter_mut().zip(wide) {
+            // SAFETY: group < 4, and eight sums from 8 * group lie within 32; written without alignment.
+            unsafe { _mm256_storeu_si256(sums.as_mut_ptr().add(group * VECTOR).cast(), wide) };
+        }
+    }
+}
+
+/// The 16-bit sums of eight lanes over one class of at most `WINDOW` blocks; neighbours belong to the same lane.
+///
+/// # Safety
+/// `quads` points at `[window.len(), ROWS]` cells, and `group < 4`.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn window_sums<const ROWS: usize>(
+    window: &[PanelBlock],
+    group: usize,
+    class: usize,
+    mut quads: *const Quad,
+) -> [__m256i; ROWS] {
+    debug_assert!(window.len() <= WINDOW);
+    let shift = _mm_cvtsi32_si128(2 * class as i32);
+    let mask = _mm256_set1_epi8(3);
+    let mut narrow = [_mm256_setzero_si256(); ROWS];
+    for block in window {
+        // SAFETY: group < 4, and a block is 32 words aligned to 64 bytes, that is four aligned vectors.
+        let words = unsafe { _mm256_load_si256(block.0.as_ptr().cast::<__m256i>().add(group)) };
+        let codes = _mm256_and_si256(_mm256_srl_epi16(words, shift), mask);
+        for (m, narrow) in narrow.iter_mut().enumerate() {
+            // SAFETY: the caller's promise; `quads` is at this block and m < ROWS. A quad is read without alignment.
+            let quad = unsafe { quads.add(m).cast::<i32>().read_unaligned() };
+            *narrow = _mm256_add_epi16(*narrow, _mm256_maddubs_epi16(codes, _mm256_set1_epi32(quad)));
+        }
+        // SAFETY: at most one past the last cell.
+        quads = unsafe { quads.add(ROWS) };
+    }
+    narrow
+}
+
+/// # Safety
+/// `x` and `values` have the same length.
+#[target_feature(enable = "avx2")]
+unsafe fn quantize(x: &[f32], values: &mut [i8]) -> RowScale {
+    let (vectors, rest) = x.as_chunks::<VECTOR>();
+    let magnitude = _mm256_set1_epi32(MAGNITUDE as i32);
+    let mut peaks = _mm256_setzero_si256();
+    for x in vectors {
+        // SAFETY: x is eight floats, read without alignment.
+        let bits = unsafe { _mm256_loadu_si256(x.as_ptr().cast()) };
+        peaks = _mm256_max_epi32(peaks, _mm256_and_si256(bits, magnitude));
+    }
+    let peak = lanes(peaks).into_iter().max().unwrap_or(0) as u32;
+    let peak = rest.iter().fold(peak, |peak, x| peak.max(x.to_bits() & MAGNITUDE));
+    let scale = activation_scale(f32::from_bits(peak));
+
+    let (scales, low, high) = (_mm256_set1_ps(scale), _mm256_set1_ps(-128.0), _mm256_set1_ps(127.0));
+    let mut sums = _mm256_setzero_si256();
+    for (index, x) in vectors.iter().enumerate() {
+        // SAFETY: x is eight floats, read without alignment.
+        let scaled = _mm256_mul_ps(unsafe { _mm256_loadu_ps(x.as_ptr()) }, scales);
+        let numbers = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_ORD_Q>(scaled, scaled));
+        let clamped = _mm256_min_ps(_mm256_max_ps(scaled, low), high);
+        // Rust runs with the default rounding mode, half to even.
+        let rounded = _mm256_and_si256(_mm256_cvtps_epi32(clamped), numbers);
+        sums = _mm256_add_epi32(sums, rounded);
+        let shorts = _mm_packs_epi32(_mm256_castsi256_si128(rounded), _mm256_extracti128_si256::<1>(rounded));
+        // SAFETY: values is as long as x, so it has eight bytes from 8 * index; written without alignment.
+        unsafe { _mm_storel_epi64(values.as_mut_ptr().add(index * VECTOR).cast(), _mm_packs_epi16(shorts, shorts)) };
+    }
+    let mut sum = lanes(sums).into_iter().sum();
+    for (value, x) in values[vectors.len() * VECTOR..].iter_mut().zip(rest) {
+        *value = round(x * scale);
+        sum += i32::from(*value);
+    }
+    RowScale { scale, sum }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn lanes(vector: __m256i) -> [i32; VECTOR] {
+    let mut lanes = [0; VECTOR];
+    // SAFETY: eight lanes are one vector, written without alignment.
+    unsafe { _mm256_storeu_si256(lanes.as_mut_ptr().cast(), vector) };
+    lanes
+}

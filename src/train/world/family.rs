@@ -136,14 +136,15 @@ impl Family {
     fn kept(self, answer: &str) -> f64 {
         match (self, answer) {
             (Self::Size, "small") => 0.55,
-            (Self::Count, "two") => 0.7,
-            (Self::Count, "three") => 0.42,
+            (Self::Count, "one") => 0.85,
+            (Self::Count, "two") => 0.42,
+            (Self::Count, "three") => 0.4,
             (Self::CountColour, "none") => 0.04,
             (Self::CountColour, "one") => 0.12,
             (Self::Motion, STILL) => 0.09,
             (Self::Position, "centre") => 0.8,
             (Self::Event, "nothing happens") => 0.2,
-            (Self::Event, "two objects move") => 0.65,
+            (Self::Event, "two objects move") => 0.55,
             _ => 1.0,
         }
     }

@@ -24,7 +24,7 @@ pub fn draw(config: &Config, rng: &mut impl Rng) -> Scenario {
             break objects;
         }
         failures += 1;
-        if failures % 30 == 0 && count > fewest {
+        if failures % 60 == 0 && count > fewest {
             count -= 1;
         }
     };
@@ -63,7 +63,7 @@ fn draw_event(config: &Config, rng: &mut impl Rng) -> Event {
 
 /// Mostly two to four objects, so that a question must name the one it means.
 fn draw_count(config: &Config, rng: &mut impl Rng) -> usize {
-    const WEIGHTS: [u32; 5] = [0, 12, 26, 30, 32];
+    const WEIGHTS: [u32; 5] = [0, 12, 25, 29, 34];
     let counts: Vec<usize> = config.objects.clone().collect();
     counts.choose_weighted(rng, |count| WEIGHTS[*count]).map_or(*config.objects.end(), |count| *count)
 }
@@ -241,10 +241,10 @@ fn collide(a: &mut Object, b: &mut Object, rng: &mut impl Rng) -> Option<()> {
     Some(())
 }
 
-/// Whether two objects keep clear of each other; one that moves may pass over a rim.
+/// Whether two objects keep clear of each other; one that moves may come closer, but never looks like a collision.
 fn apart(a: &Object, b: &Object) -> bool {
     const MOMENTS: usize = 16;
-    let share = if a.track.len() + b.track.len() > 2 { 0.85 } else { 1.04 };
+    let share = if a.track.len() + b.track.len() > 2 { 0.98 } else { 1.04 };
     (0..=MOMENTS).all(|moment| {
         let time = moment as f32 / MOMENTS as f32;
         match (a.at(time), b.at(time)) {
@@ -281,7 +281,7 @@ fn draw_shades(pattern: Pattern, objects: &[Object], rng: &mut impl Rng) -> ([f3
         Pattern::Gradient => 95.0..220.0,
         _ => 48.0..130.0,
     };
-    let mut far = 88.0;
+    let mut far = 98.0;
     loop {
         let (low, high) = if rng.random_bool(0.6) { (80.0, 170.0) } else { (8.0, 248.0) };
         let mut muted = || {

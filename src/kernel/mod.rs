@@ -1,12 +1,20 @@
 //! Products, attention and element-wise loops on plain slices, one instruction set a file.
+//!
+//! The only floor with `std::arch`, rayon and (but for the mmap of weights) `unsafe`. Kernels return no errors: their
+//! preconditions are types and asserts.
 
+pub mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+pub mod elementwise;
+pub mod gemm;
 pub mod isa;
 pub mod micro;
 pub mod packed;
 pub mod quantize;
 mod scalar;
 pub mod ternary;
+pub mod threads;
+mod wide;

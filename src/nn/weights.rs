@@ -1,0 +1,470 @@
+//! Where a layer's parameters come from: memory-mapped files, given tensors, or fresh random numbers.
+//!
+//! Names mirror the checkpoint: `weights.pp("layer").pp(3).get(.., "norm1.weight", ..)` reads `layer.3.norm1.weight`.
+//! Asking never fails at once; what is missing or has another shape is noted, and [`Weights::finish`] reports all of
+//! it in one error. In training mode every parameter is a variable that the optimiser can find by its name.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt::Display;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use candle_core::{DType, Device, Tensor, Var};
+use memmap2::Mmap;
+use rand::{RngCore, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use safetensors::tensor::{Metadata, TensorInfo};
+use safetensors::{Dtype, SafeTensors};
+
+use super::linear::WeightScale;
+use crate::kernel::ternary::TernaryMatrix;
+
+/// What kept weights from being used.
+#[derive(Debug, thiserror::Error)]
+pub enum WeightsError {
+    /// A file that cannot be opened or mapped.
+    #[error("{file}: {source}")]
+    File {
+        /// The file.
+        file: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file that is not in the safetensors format.
+    #[error("{file}: not a safetensors file: {reason}")]
+    Format {
+        /// The file, or `embedded`.
+        file: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Every tensor that is missing or does not fit.
+    #[error("{} fault(s) in the weights:\n  {}", .0.len(), .0.join("\n  "))]
+    Faults(Vec<String>),
+}
+
+/// Whether parameters are constants or variables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Constants; ternary layers are packed for this machine's kernel.
+    Infer,
+    /// Variables; ternary layers keep f32 masters and train by straight-through estimation.
+    Train,
+}
+
+/// How a parameter begins when there is no file.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Init {
+    /// 0
+    Zeros,
+    /// 1
+    Ones,
+    /// Normal with this standard deviation, cut at two of them.
+    Normal(f32),
+    /// Normal with `gain / sqrt(fan_in)`, cut at two of them; fan_in is the product of all but the first dimension.
+    FanIn(f32),
+}
+
+/// A place among the names of a checkpoint. Cheap to clone.
+#[derive(Clone)]
+pub struct Weights {
+    shared: Arc<Shared>,
+    prefix: String,
+}
+
+struct Shared {
+    source: Source,
+    mode: Mode,
+    faults: Mutex<Vec<String>>,
+    used: Mutex<HashSet<String>>,
+    variables: Mutex<BTreeMap<String, Var>>,
+}
+
+enum Source {
+    Files(Vec<Checkpoint>),
+    Tensors(HashMap<String, Tensor>),
+    Fresh(u64),
+}
+
+enum Bytes {
+    Mapped(Mmap),
+    Static(&'static [u8]),
+}
+
+struct Checkpoint {
+    bytes: Bytes,
+    start: usize,
+    header: Metadata,
+}
+
+impl Checkpoint {
+    fn new(bytes: Bytes, file: &Path) -> Result<Self, WeightsError> {
+        let format = |reason: String| WeightsError::Format { file: file.to_path_buf(), reason };
+        let (header_len, header) =
+            SafeTensors::read_metadata(bytes.all()).map_err(|error| format(error.to_string()))?;
+        let start = header_len + size_of::<u64>();
+        let found = bytes.all().len().saturating_sub(start);
+        if found != header.data_len() {
+            return Err(format(format!("the header describes {} bytes, the file holds {found}", header.data_len())));
+        }
+        Ok(Self { bytes, start, header })
+    }
+
+    fn data(&self, info: &TensorInfo) -> &[u8] {
+        let (from, to) = info.data_offsets;
+        &self.bytes.all()[self.start + from..self.start + to]
+    }
+}
+
+impl Bytes {
+    fn all(&self) -> &[u8] {
+        match self {
+            Bytes::Mapped(map) => map,
+            Bytes::Static(bytes) => bytes,
+        }
+    }
+}
+
+/// What a source holds under one name, as it is stored.
+struct Stored<'a> {
+    dtype: Dtype,
+    shape: &'a [usize],
+    data: &'a [u8],
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+impl Weights {
+    fn new(source: Source, mode: Mode) -> Self {
+        let shared = Shared {
+            source,
+            mode,
+            faults: Mutex::default(),
+            used: Mutex::default(),
+            variables: Mutex::default(),
+        };
+        Self { shared: Arc::new(shared), prefix: String::new() }
+    }
+
+    /// Maps safetensors files; several (shards) are one namespace.
+    pub fn open(files: &[PathBuf], mode: Mode) -> Result<Self, WeightsError> {
+        let map = |path: &PathBuf| {
+            let fault = |source| WeightsError::File { file: path.clone(), source };
+            let file = File::open(path).map_err(fault)?;
+            // SAFETY: the map is read only; that nobody truncates a model file while it is served is the operator's
+            // part of the contract, as with every memory-mapped model.
+            let map = unsafe { Mmap::map(&file) }.map_err(fault)?;
+            Checkpoint::new(Bytes::Mapped(map), path)
+        };
+        Ok(Self::new(Source::Files(files.iter().map(map).collect::<Result<_, _>>()?), mode))
+    }
+
+    /// Reads safetensors bytes that are part of the program.
+    pub fn from_static(bytes: &'static [u8], mode: Mode) -> Result<Self, WeightsError> {
+        let checkpoint = Checkpoint::new(Bytes::Static(bytes), Path::new("embedded"))?;
+        Ok(Self::new(Source::Files(vec![checkpoint]), mode))
+    }
+
+    /// Parameters by their [`Init`], the same for the same seed and name whatever the order of asking.
+    pub fn fresh(seed: u64, mode: Mode) -> Self {
+        Self::new(Source::Fresh(seed), mode)
+    }
+
+    /// Takes parameters from a map of full names.
+    pub fn from_tensors(tensors: HashMap<String, Tensor>, mode: Mode) -> Self {
+        Self::new(Source::Tensors(tensors), mode)
+    }
+
+    /// The place below this one: `weights.pp("layer").pp(3)`.
+    pub fn pp(&self, segment: impl Display) -> Self {
+        Self { shared: self.shared.clone(), prefix: format!("{}{segment}.", self.prefix) }
+    }
+
+    /// Whether parameters are constants or variables here.
+    pub fn mode(&self) -> Mode {
+        self.shared.mode
+    }
+
+    fn full(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    /// Whether the source holds this name. A fresh source holds every name that ends in `weight` or `bias`
+    /// only when asked for, so the answer there is no: optional parts are made only on demand.
+    pub fn has(&self, name: &str) -> bool {
+        let name = self.full(name);
+        match &self.shared.source {
+            Source::Files(files) => files.iter().any(|file| file.header.info(&name).is_some()),
+            Source::Tensors(tensors) => tensors.contains_key(&name),
+            Source::Fresh(_) => false,
+        }
+    }
+
+    /// Whether any name begins with this.
+    pub fn has_prefix(&self, prefix: &str) -> bool {
+        let prefix = self.full(prefix);
+        self.all_names().iter().any(|name| name.starts_with(&prefix))
+    }
+
+    /// Full names under this place, sorted; of a fresh source those made so far.
+    pub fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> =
+            self.all_names().into_iter().filter(|name| name.starts_with(&self.prefix)).collect();
+        names.sort();
+        names
+    }
+
+    fn all_names(&self) -> Vec<String> {
+        match &self.shared.source {
+            Source::Files(files) => files.iter().flat_map(|file| file.header.offset_keys()).collect(),
+            Source::Tensors(tensors) => tensors.keys().cloned().collect(),
+            Source::Fresh(_) => locked(&self.shared.used).iter().cloned().collect(),
+        }
+    }
+
+    /// Names under this place that nobody asked for.
+    pub fn unused(&self) -> Vec<String> {
+        let used = locked(&self.shared.used);
+        self.names().into_iter().filter(|name| !used.contains(name)).collect()
+    }
+
+    /// Bytes of the tensors under this place in the source.
+    pub fn bytes(&self) -> u64 {
+        let Source::Files(files) = &self.shared.source else { return 0 };
+        let size = |info: &TensorInfo| (info.data_offsets.1 - info.data_offsets.0) as u64;
+        let under = |file: &Checkpoint| -> u64 {
+            file.header.tensors().iter().filter(|(name, _)| name.starts_with(&self.prefix)).map(|(_, i)| size(i)).sum()
+        };
+        files.iter().map(under).sum()
+    }
+
+    /// Notes that something about these weights does not hold.
+    pub fn fault(&self, text: String) {
+        locked(&self.shared.faults).push(text);
+    }
+
+    /// Every fault noted so far, as one error.
+    pub fn finish(&self) -> Result<(), WeightsError> {
+        let faults = std::mem::take(&mut *locked(&self.shared.faults));
+        if faults.is_empty() { Ok(()) } else { Err(WeightsError::Faults(faults)) }
+    }
+
+    /// The variables made so far, sorted by full name. Empty outside training.
+    pub fn variables(&self) -> Vec<(String, Var)> {
+        locked(&self.shared.variables).iter().map(|(name, var)| (name.clone(), var.clone())).collect()
+    }
+
+    fn stored(&self, name: &str) -> Option<Stored<'_>> {
+        let Source::Files(files) = &self.shared.source else { return None };
+        files.iter().find_map(|file| {
+            let info = file.header.info(name)?;
+            Some(Stored { dtype: info.dtype, shape: &info.shape, data: file.data(info) })
+        })
+    }
+
+    /// Whether this name is stored as packed ternary bytes.
+    pub fn is_packed(&self, name: &str) -> bool {
+        let name = self.full(name);
+        match &self.shared.source {
+            Source::Tensors(tensors) => tensors.get(&name).is_some_and(|tensor| tensor.dtype() == DType::U8),
+            _ => self.stored(&name).is_some_and(|stored| stored.dtype == Dtype::U8),
+        }
+    }
+
+    /// The f32 parameter `name` of this shape: a variable in training, else a constant.
+    ///
+    /// Never fails: a missing name, another shape or a type that is not a float is noted for [`Weights::finish`], and
+    /// zeros take its place. Asking twice gives the same parameter.
+    pub fn get(&self, shape: &[usize], name: &str, init: Init) -> Tensor {
+        let name = self.full(name);
+        if let Some(variable) = locked(&self.shared.variables).get(&name) {
+            if variable.dims() != shape {
+                self.fault(format!("{name}: asked for as {shape:?}, made as {:?}", variable.dims()));
+            }
+            return variable.as_tensor().clone();
+        }
+        let values = self.floats(&name, shape, init).unwrap_or_else(|fault| {
+            self.fault(fault);
+            vec![0.0; shape.iter().product()]
+        });
+        self.keep(name, values, shape)
+    }
+
+    /// Makes these values the parameter `name`, for layers that convert what they read (packed weights to masters).
+    pub(crate) fn variable(&self, name: &str, values: Vec<f32>, shape: &[usize]) -> Tensor {
+        self.keep(self.full(name), values, shape)
+    }
+
+    fn keep(&self, name: String, values: Vec<f32>, shape: &[usize]) -> Tensor {
+        let tensor = Tensor::from_vec(values, shape, &Device::Cpu).expect("as many values as the shape says");
+        if self.shared.mode == Mode::Infer {
+            return tensor;
+        }
+        let variable = Var::from_tensor(&tensor).expect("a copy on the CPU");
+        let tensor = variable.as_tensor().clone();
+        locked(&self.shared.variables).insert(name, variable);
+        tensor
+    }
+
+    fn floats(&self, name: &str, shape: &[usize], init: Init) -> Result<Vec<f32>, String> {
+        locked(&self.shared.used).insert(name.to_string());
+        let fits = |found: &[usize]| {
+            if found == shape { Ok(()) } else { Err(format!("{name}: the shape is {found:?}, expected {shape:?}")) }
+        };
+        match &self.shared.source {
+            Source::Fresh(seed) => Ok(fresh_values(*seed, name, shape, init)),
+            Source::Tensors(tensors) => {
+                let tensor = tensors.get(name).ok_or_else(|| format!("{name}: missing, expected {shape:?}"))?;
+                fits(tensor.dims())?;
+                let flat = tensor.to_dtype(DType::F32).and_then(|tensor| tensor.flatten_all()?.to_vec1());
+                flat.map_err(|error| format!("{name}: {error}"))
+            }
+            Source::Files(_) => {
+                let stored = self.stored(name).ok_or_else(|| format!("{name}: missing, expected {shape:?}"))?;
+                fits(stored.shape)?;
+                to_f32(&stored).ok_or_else(|| format!("{name}: stored as {:?}, expected floats", stored.dtype))
+            }
+        }
+    }
+
+    /// The ternary matrix `name` (`[outputs, inputs]`): unpacked from Hugging Face's bytes and `{name}_scale`, or
+    /// quantised from floats. Faults are noted as by [`Weights::get`].
+    pub fn ternary(&self, outputs: usize, inputs: usize, name: &str, scale: WeightScale) -> TernaryMatrix {
+        self.try_ternary(outputs, inputs, name, scale).unwrap_or_else(|fault| {
+            self.fault(fault);
+            TernaryMatrix::from_f32(outputs, inputs, &vec![0.0; outputs * inputs])
+        })
+    }
+
+    fn try_ternary(
+        &self,
+        outputs: usize,
+        inputs: usize,
+        name: &str,
+        scale: WeightScale,
+    ) -> Result<TernaryMatrix, String> {
+        if !self.is_packed(name) {
+            let values = self.floats(&self.full(name), &[outputs, inputs], Init::FanIn(1.0))?;
+            return Ok(TernaryMatrix::from_f32(outputs, inputs, &values));
+        }
+        let full = self.full(name);
+        let codes = self.codes(&full, &[outputs.div_ceil(4), inputs])?;
+        let stored = self.floats(&format!("{full}_scale"), &[1], Init::Ones)?[0];
+        if !(stored.is_finite() && stored > 0.0) {
+            return Err(format!("{full}_scale: {stored}, expected a finite number above 0"));
+        }
+        let factor = match scale {
+            WeightScale::Divides => 1.0 / stored,
+            WeightScale::Multiplies => stored,
+        };
+        TernaryMatrix::from_packed(outputs, inputs, codes, factor).map_err(|error| format!("{full}: {error}"))
+    }
+
+    fn codes(&self, name: &str, shape: &[usize]) -> Result<Vec<u8>, String> {
+        locked(&self.shared.used).insert(name.to_string());
+        let (found, codes) = match &self.shared.source {
+            Source::Tensors(tensors) => {
+                let tensor = tensors.get(name).ok_or_else(|| format!("{name}: missing"))?;
+                let codes = tensor.flatten_all().and_then(|flat| flat.to_vec1()).map_err(|e| format!("{name}: {e}"))?;
+                (tensor.dims().to_vec(), codes)
+            }
+            _ => {
+                let stored = self.stored(name).ok_or_else(|| format!("{name}: missing"))?;
+                (stored.shape.to_vec(), stored.data.to_vec())
+            }
+        };
+        if found != shape {
+            return Err(format!("{name}: packed as {found:?}, expected {shape:?}"));
+        }
+        Ok(codes)
+    }
+}
+
+fn to_f32(stored: &Stored<'_>) -> Option<Vec<f32>> {
+    let data = stored.data;
+    Some(match stored.dtype {
+        Dtype::F32 => data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+        Dtype::F64 => data.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b) as f32).collect(),
+        Dtype::BF16 => data.as_chunks::<2>().0.iter().map(|b| half::bf16::from_le_bytes(*b).to_f32()).collect(),
+        Dtype::F16 => data.as_chunks::<2>().0.iter().map(|b| half::f16::from_le_bytes(*b).to_f32()).collect(),
+        _ => return None,
+    })
+}
+
+/// A stream of random numbers for each name, so that the order of asking does not matter.
+fn fresh_values(seed: u64, name: &str, shape: &[usize], init: Init) -> Vec<f32> {
+    let count = shape.iter().product();
+    let deviation = match init {
+        Init::Zeros => return vec![0.0; count],
+        Init::Ones => return vec![1.0; count],
+        Init::Normal(deviation) => deviation,
+        Init::FanIn(gain) => gain / (shape[1..].iter().product::<usize>().max(1) as f32).sqrt(),
+    };
+    // FNV-1a: any fixed hash will do, it only has to be the same everywhere.
+    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+    let mut random = ChaCha8Rng::seed_from_u64(seed ^ hash);
+    let mut unit = || (random.next_u32() >> 8) as f32 / (1u32 << 24) as f32;
+    let mut normal = || loop {
+        // Box-Muller
+        let (radius, angle) = ((-2.0 * (1.0 - unit()).ln()).sqrt(), std::f32::consts::TAU * unit());
+        let value = radius * angle.cos();
+        if value.abs() <= 2.0 {
+            return value;
+        }
+    };
+    (0..count).map(|_| normal() * deviation).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_fault_is_in_one_error() {
+        let tensor = Tensor::zeros((2, 3), DType::F32, &Device::Cpu).expect("a tensor");
+        let weights = Weights::from_tensors(HashMap::from([("a.weight".to_string(), tensor)]), Mode::Infer);
+        weights.pp("a").get(&[3, 2], "weight", Init::Zeros);
+        weights.pp("a").get(&[3], "bias", Init::Zeros);
+        let text = weights.finish().expect_err("two faults").to_string();
+        assert!(text.contains("a.weight: the shape is [2, 3], expected [3, 2]"), "{text}");
+        assert!(text.contains("a.bias: missing, expected [3]"), "{text}");
+        weights.finish().expect("the faults were taken");
+    }
+
+    #[test]
+    fn fresh_numbers_depend_on_name_and_seed_only() {
+        let values = |weights: &Weights, name: &str| -> Vec<f32> {
+            weights.get(&[400], name, Init::Normal(0.5)).to_vec1().expect("a vector")
+        };
+        let (one, two) = (Weights::fresh(1, Mode::Infer), Weights::fresh(1, Mode::Train));
+        let (a, b) = (values(&one, "a"), values(&one, "b"));
+        assert_eq!(values(&two, "b"), b);
+        assert_eq!(values(&two, "a"), a);
+        assert_ne!(a, b);
+        assert_ne!(values(&Weights::fresh(2, Mode::Infer), "a"), a);
+        assert!(a.iter().all(|v| v.abs() <= 1.0));
+        let deviation = (a.iter().map(|v| v * v).sum::<f32>() / 400.0).sqrt();
+        assert!((0.36..0.52).contains(&deviation), "{deviation}");
+    }
+
+    #[test]
+    fn variables_are_found_by_name_and_shared() {
+        let weights = Weights::fresh(1, Mode::Train);
+        weights.get(&[2], "b", Init::Ones);
+        weights.get(&[2], "a", Init::Ones);
+        weights.get(&[2], "b", Init::Ones);
+        let names: Vec<String> = weights.variables().into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["a", "b"]);
+    }
+
+    #[test]
+    fn torn_files_are_refused() {
+        static TORN: [u8; 20] = *b"\x02\0\0\0\0\0\0\0{}0123456789";
+        let error = Weights::from_static(&TORN, Mode::Infer).err().expect("ten bytes too many").to_string();
+        assert!(error.contains("describes 0 bytes, the file holds 10"), "{error}");
+        assert!(Weights::from_static(b"\xff", Mode::Infer).is_err());
+    }
+}

@@ -299,7 +299,13 @@ impl Gradient<'_> {
             let (rows, start) = (chunk.rows.len(), chunk.rows.start * row + chunk.head * width);
             let grad = View { values: &self.grad[start..], row, column: 1 };
             let queries = View { values: &self.inputs.queries[start..], row, column: 1 };
-            small_product(&mut ds, grad, View { values: &values, row: padded, column: 1 }, (rows, padded, width), false);
+            small_product(
+                &mut ds,
+                grad,
+                View { values: &values, row: padded, column: 1 },
+                (rows, padded, width),
+                false,
+            );
             for (index, query) in chunk.rows.clone().enumerate() {
                 let at = query * row + chunk.head * width;
                 let shared = dot(&self.grad[at..at + width], &self.out[at..at + width]);
@@ -310,7 +316,9 @@ impl Gradient<'_> {
             small_product(&mut dq, scores, View { values: &keys, row: width, column: 1 }, (rows, width, count), false);
             for (index, query) in chunk.rows.clone().enumerate() {
                 // SAFETY: this task alone has this head, and one thread runs a task.
-                unsafe { self.dq.write(query * row + chunk.head * width, &dq[index * width..(index + 1) * width], false) };
+                unsafe {
+                    self.dq.write(query * row + chunk.head * width, &dq[index * width..(index + 1) * width], false)
+                };
             }
             let columns = |values| View { values, row: 1, column: padded };
             small_product(&mut dv, columns(weights), grad, (count, width, rows), true);

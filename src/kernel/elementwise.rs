@@ -135,10 +135,22 @@ fn gelu_inner(x: f32) -> f32 {
 macro_rules! for_activation {
     ($kind:expr, $act:ident => $loop:expr) => {
         match $kind {
-            Activation::GeluErf => { const $act: Activation = Activation::GeluErf; $loop }
-            Activation::GeluTanh => { const $act: Activation = Activation::GeluTanh; $loop }
-            Activation::Silu => { const $act: Activation = Activation::Silu; $loop }
-            Activation::Relu2 => { const $act: Activation = Activation::Relu2; $loop }
+            Activation::GeluErf => {
+                const $act: Activation = Activation::GeluErf;
+                $loop
+            }
+            Activation::GeluTanh => {
+                const $act: Activation = Activation::GeluTanh;
+                $loop
+            }
+            Activation::Silu => {
+                const $act: Activation = Activation::Silu;
+                $loop
+            }
+            Activation::Relu2 => {
+                const $act: Activation = Activation::Relu2;
+                $loop
+            }
         }
     };
 }

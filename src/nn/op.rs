@@ -3,7 +3,9 @@
 //! candle's tape calls the backward; everything else about candle (storages, layouts, one trait an arity) ends here.
 //! candle's own fused operations cut gradients without a word, which is why the layers do not use them.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Device, Layout, Result, Shape, Storage, Tensor, bail};
+use candle_core::{
+    CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Device, Layout, Result, Shape, Storage, Tensor, bail,
+};
 
 /// The gradient of each input, in order; None where there is none to give.
 pub(crate) type Gradients<const N: usize> = [Option<Vec<f32>>; N];
@@ -69,8 +71,9 @@ fn back<const N: usize, O: Operation<N>>(
     grad: &Tensor,
 ) -> Result<[Option<Tensor>; N]> {
     let grad = grad.contiguous()?;
-    let gradients =
-        with_values(inputs, |values| with_values([out, &grad], |[out, grad]| Ok(operation.backward(values, out, grad))))?;
+    let gradients = with_values(inputs, |values| {
+        with_values([out, &grad], |[out, grad]| Ok(operation.backward(values, out, grad)))
+    })?;
     let mut result = [const { None }; N];
     for ((place, gradient), input) in result.iter_mut().zip(gradients).zip(inputs) {
         if let Some(gradient) = gradient {

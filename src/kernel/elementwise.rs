@@ -3,7 +3,7 @@
 //! Each function is one loop that the compiler vectorises for every width (see `wide`). Gradients recompute what they
 //! need from the inputs, so nothing is kept between the passes.
 
-use super::{threads::for_rows, wide::wide};
+use super::{micro::activation_scale, threads::for_rows, wide::wide};
 
 /// `e^x` to about 2 ulp; x is clamped to ±87.
 #[inline(always)]
@@ -416,7 +416,7 @@ wide! {
                 *lane = if size > *lane { size } else { *lane };
             }
         }
-        let scale = 127.0 / lanes.iter().fold(rest, |a, &b| a.max(b)).max(1e-5);
+        let scale = activation_scale(lanes.iter().fold(rest, |a, &b| a.max(b)));
         for (y, &x) in out.iter_mut().zip(x) {
             *y = (x * scale).round_ties_even().clamp(-128.0, 127.0);
         }
@@ -508,7 +508,7 @@ mod tests {
         let mut out = [0.0; 4];
         assert_eq!(round_row(&[127.0, 0.5, 1.5, -2.5], &mut out), 1.0);
         assert_eq!(out, [127.0, 0.0, 2.0, -2.0]);
-        assert_eq!(round_row(&[0.0; 4], &mut out), 127.0 / 1e-5);
+        assert_eq!(round_row(&[0.0; 4], &mut out), 1e-5f32.recip() * 127.0);
         assert_eq!(out, [0.0; 4]);
         assert_eq!(round_ternary(&[1.0, -1.0, 0.1, -3.9], &mut out), 1.5);
         assert_eq!(out, [1.0, -1.0, 0.0, -1.0]);

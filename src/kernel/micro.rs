@@ -142,6 +142,7 @@ pub(super) fn fixed<'a, const ROWS: usize>(
 }
 
 /// The activation scale of a row whose largest magnitude is `peak` (NaN if the row has one).
+#[inline]
 pub(super) fn activation_scale(peak: f32) -> f32 {
     // Not f32::max, which would lose the NaN.
     let peak = if peak < 1e-5 { 1e-5 } else { peak };

@@ -13,6 +13,7 @@ use super::isa::{self, Isa, IsaError};
 use super::micro::{self, BLOCK, CLASSES, LANES, Micro, PanelBlock, Quad, Tile};
 use super::quantize::QuantizedRows;
 use super::ternary::TernaryMatrix;
+use super::threads;
 
 /// Below this many products a hand-over to other threads costs more than it saves (about 20 us of one AVX-512 core).
 const WORTH_SPREADING: usize = 1 << 22;
@@ -105,7 +106,7 @@ impl PackedMatrix {
         }
         let panels = self.rows.div_ceil(LANES);
         let spread = out.len().saturating_mul(self.cols) >= WORTH_SPREADING;
-        let threads = if spread { rayon::current_num_threads() } else { 1 };
+        let threads = if spread { threads::available() } else { 1 };
         // Four runs a thread even out what else the machine does; a single thread wants a single run.
         let runs = if threads > 1 { (4 * threads).min(panels) } else { 1 };
         let tiles = Tiles::interleave(x, self.micro.tile_rows_max(), threads > 1);

@@ -7,6 +7,7 @@ use rayon::prelude::*;
 
 use super::isa;
 use super::micro::{self, Micro, RowScale};
+use super::threads;
 
 /// Below this many floats a hand-over to other threads costs more than it saves.
 const WORTH_SPREADING: usize = 1 << 17;
@@ -56,7 +57,7 @@ impl QuantizedRows {
         self.sums.fill(0);
         let width = cols.max(1);
         let cells = self.scales.iter_mut().zip(&mut self.sums);
-        if x.len() >= WORTH_SPREADING && rayon::current_num_threads() > 1 {
+        if x.len() >= WORTH_SPREADING && threads::available() > 1 {
             let cells: Vec<_> = cells.collect();
             let bytes = x.par_chunks(width).zip(self.values.par_chunks_mut(width));
             bytes.zip(cells).for_each(|((x, values), cell)| micro.quantize(x, values).put(cell));

@@ -2,3 +2,5 @@
 
 mod architecture;
 mod bitlinear;
+mod input;
+mod preprocess;

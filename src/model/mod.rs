@@ -1,3 +1,19 @@
-//! The parts of VL-JEPA in their published architectures, and the bundles they come from.
+//! VL-JEPA's parts and what holds them together: configs, the vision encoder, the predictor, the text encoders, the
+//! decoder, and the bundle on disk. Forward passes are written once and serve training and inference; above this
+//! floor there are no tensors.
 
+pub mod config;
+pub mod decoder;
+pub mod llama;
+pub mod predictor;
+pub mod text;
 pub mod verify;
+pub mod vision;
+
+use candle_core::Tensor;
+
+/// Is shown every stage of a forward pass by name (`layer0`, `norm`, `pooled` ...); `verify` compares them.
+pub type Observer<'a> = dyn FnMut(&str, &Tensor) + 'a;
+
+/// The observer of those who want the result only.
+pub fn unobserved(_stage: &str, _value: &Tensor) {}

@@ -1,0 +1,237 @@
+//! The stack that predictor and decoder share: Llama blocks (RMSNorm, grouped-query attention with half-split
+//! rotation, gated MLP), with BitNet b1.58's sub-norms, squared ReLU and ternary linears where the config says so.
+//! Names are Hugging Face's (`model.layers.N.*`, `model.norm`, `model.embed_tokens`, `lm_head`). Which rows see which,
+//! and at what positions, is the caller's matter: a [`Sequence`].
+
+use super::Observer;
+use super::config::LlamaConfig;
+use crate::nn::attention::{Heads, Plan, attention};
+use crate::nn::{Activation, Init, Linear, Precision, RmsNorm, Rotary, Weights, rows};
+use candle_core::{Result, Tensor, bail};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// A stack of blocks with its token embedding and output head.
+pub struct Llama {
+    /// Sizes and settings.
+    pub config: LlamaConfig,
+    embed_tokens: Tensor,
+    layers: Vec<Layer>,
+    norm: RmsNorm,
+    /// Absent: the embedding is the head.
+    lm_head: Option<Linear>,
+    inverse_frequencies: Vec<f32>,
+}
+
+/// Where the rows stand and which rows each of them sees.
+pub struct Sequence {
+    rotary: Rotary,
+    plan: Arc<Plan>,
+}
+
+/// Keys and values of earlier rows, layer by layer; new rows are put behind them.
+#[derive(Default)]
+pub struct Cache {
+    layers: Vec<(Tensor, Tensor)>,
+}
+
+struct Layer {
+    input_layernorm: RmsNorm,
+    self_attn: Attention,
+    post_attention_layernorm: RmsNorm,
+    mlp: Mlp,
+}
+
+struct Attention {
+    q_proj: Linear,
+    k_proj: Linear,
+    v_proj: Linear,
+    o_proj: Linear,
+    attn_sub_norm: Option<RmsNorm>,
+    heads: Heads,
+}
+
+struct Mlp {
+    gate_proj: Linear,
+    up_proj: Linear,
+    down_proj: Linear,
+    ffn_sub_norm: Option<RmsNorm>,
+    activation: Activation,
+}
+
+impl Llama {
+    /// Reads the stack. Faults are noted in `weights`.
+    pub fn load(weights: &Weights, config: &LlamaConfig) -> Llama {
+        let w = weights.pp("model");
+        let (vocabulary, hidden) = (config.vocab_size, config.hidden_size);
+        let head = || Linear::load(&weights.pp("lm_head"), hidden, vocabulary, false, Precision::Dense);
+        Llama {
+            embed_tokens: w.pp("embed_tokens").get(&[vocabulary, hidden], "weight", Init::Normal(0.6)),
+            layers: (0..config.num_hidden_layers).map(|i| Layer::load(&w.pp("layers").pp(i), config)).collect(),
+            norm: RmsNorm::load(&w.pp("norm"), hidden, config.rms_norm_eps, false),
+            lm_head: weights.has("lm_head.weight").then(head),
+            inverse_frequencies: config.inverse_frequencies(),
+            config: config.clone(),
+        }
+    }
+
+    /// Rows of the token embedding, `[ids, hidden]`.
+    pub fn embed(&self, ids: &[u32]) -> Result<Tensor> {
+        let vocabulary = self.config.vocab_size;
+        if let Some(id) = ids.iter().find(|&&id| id as usize >= vocabulary) {
+            bail!("token id {id} is outside the vocabulary of {vocabulary}");
+        }
+        rows::gather(&self.embed_tokens, ids)
+    }
+
+    /// Rows at `positions` that see each other as `plan` says.
+    pub fn sequence(&self, positions: &[f32], plan: Plan) -> Sequence {
+        Sequence { rotary: Rotary::half_split(positions, &self.inverse_frequencies), plan: Arc::new(plan) }
+    }
+
+    /// Runs some of the blocks over rows `[n, hidden]`, showing `layer0`, `layer1` ... counted from the first one run.
+    pub fn run(&self, x: Tensor, layers: Range<usize>, sequence: &Sequence, observer: &mut Observer) -> Result<Tensor> {
+        let mut x = x;
+        for (i, layer) in self.layers[layers].iter().enumerate() {
+            x = layer.forward(x, sequence, None)?;
+            observer(&format!("layer{i}"), &x);
+        }
+        Ok(x)
+    }
+
+    /// Runs all blocks over new rows; keys are the cache's rows and then the new ones.
+    pub fn extend(&self, x: Tensor, sequence: &Sequence, cache: &mut Cache) -> Result<Tensor> {
+        let mut x = x;
+        for (i, layer) in self.layers.iter().enumerate() {
+            x = layer.forward(x, sequence, Some((cache, i)))?;
+        }
+        Ok(x)
+    }
+
+    /// The final norm.
+    pub fn normalize(&self, x: &Tensor) -> Result<Tensor> {
+        self.norm.forward(x)
+    }
+
+    /// Scores over the vocabulary of normalised rows, `[n, vocabulary]`.
+    pub fn logits(&self, x: &Tensor) -> Result<Tensor> {
+        match &self.lm_head {
+            Some(head) => head.forward(x),
+            None => x.matmul(&self.embed_tokens.t()?),
+        }
+    }
+
+    /// Number of blocks.
+    pub fn depth(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// Frequencies of the rotation, radians a token.
+    pub fn inverse_frequencies(&self) -> &[f32] {
+        &self.inverse_frequencies
+    }
+
+    /// The linears of a block with their names below `model.layers.N` (`self_attn.q_proj` ...).
+    pub fn linears(&self, layer: usize) -> [(&'static str, &Linear); 7] {
+        let Layer { self_attn, mlp, .. } = &self.layers[layer];
+        [
+            ("self_attn.q_proj", &self_attn.q_proj),
+            ("self_attn.k_proj", &self_attn.k_proj),
+            ("self_attn.v_proj", &self_attn.v_proj),
+            ("self_attn.o_proj", &self_attn.o_proj),
+            ("mlp.gate_proj", &mlp.gate_proj),
+            ("mlp.up_proj", &mlp.up_proj),
+            ("mlp.down_proj", &mlp.down_proj),
+        ]
+    }
+}
+
+impl Layer {
+    fn load(w: &Weights, config: &LlamaConfig) -> Layer {
+        let norm = |name| RmsNorm::load(&w.pp(name), config.hidden_size, config.rms_norm_eps, false);
+        Layer {
+            input_layernorm: norm("input_layernorm"),
+            self_attn: Attention::load(&w.pp("self_attn"), config),
+            post_attention_layernorm: norm("post_attention_layernorm"),
+            mlp: Mlp::load(&w.pp("mlp"), config),
+        }
+    }
+
+    fn forward(&self, x: Tensor, sequence: &Sequence, cache: Option<(&mut Cache, usize)>) -> Result<Tensor> {
+        let x = (&x + self.self_attn.forward(&self.input_layernorm.forward(&x)?, sequence, cache)?)?;
+        &x + self.mlp.forward(&self.post_attention_layernorm.forward(&x)?)?
+    }
+}
+
+impl Attention {
+    fn load(w: &Weights, config: &LlamaConfig) -> Attention {
+        let (hidden, head_dim) = (config.hidden_size, config.head_dim());
+        let wide = config.num_attention_heads * head_dim;
+        let narrow = config.key_value_heads() * head_dim;
+        let linear = |name, inputs, outputs| {
+            Linear::load(&w.pp(name), inputs, outputs, config.attention_bias, config.precision())
+        };
+        let sub_norm = || RmsNorm::load(&w.pp("attn_sub_norm"), wide, config.rms_norm_eps, false);
+        Attention {
+            q_proj: linear("q_proj", hidden, wide),
+            k_proj: linear("k_proj", hidden, narrow),
+            v_proj: linear("v_proj", hidden, narrow),
+            o_proj: linear("o_proj", wide, hidden),
+            attn_sub_norm: config.attn_sub_norm.unwrap_or(config.is_bitnet()).then(sub_norm),
+            heads: Heads {
+                query: config.num_attention_heads,
+                key_value: config.key_value_heads(),
+                scale: (head_dim as f32).powf(-0.5),
+            },
+        }
+    }
+
+    fn forward(&self, x: &Tensor, sequence: &Sequence, cache: Option<(&mut Cache, usize)>) -> Result<Tensor> {
+        let Heads { query, key_value, .. } = self.heads;
+        let q = sequence.rotary.apply(&self.q_proj.forward(x)?, query)?; // [n, query heads * head_dim]
+        let mut k = sequence.rotary.apply(&self.k_proj.forward(x)?, key_value)?; // [n, kv heads * head_dim]
+        let mut v = self.v_proj.forward(x)?;
+        if let Some((cache, layer)) = cache {
+            (k, v) = cache.append(layer, k, v)?; // [earlier + n, kv heads * head_dim]
+        }
+        let mixed = attention(&q, &k, &v, self.heads, &sequence.plan)?;
+        let mixed = self.attn_sub_norm.as_ref().map_or(Ok(mixed.clone()), |norm| norm.forward(&mixed))?;
+        self.o_proj.forward(&mixed)
+    }
+}
+
+impl Cache {
+    fn append(&mut self, layer: usize, k: Tensor, v: Tensor) -> Result<(Tensor, Tensor)> {
+        let joined = match self.layers.get(layer) {
+            Some((before_k, before_v)) => (rows::concat(&[before_k, &k])?, rows::concat(&[before_v, &v])?),
+            None => (k, v),
+        };
+        match self.layers.get_mut(layer) {
+            Some(slot) => *slot = joined.clone(),
+            None => self.layers.push(joined.clone()),
+        }
+        Ok(joined)
+    }
+}
+
+impl Mlp {
+    fn load(w: &Weights, config: &LlamaConfig) -> Mlp {
+        let (hidden, wide) = (config.hidden_size, config.intermediate_size);
+        let linear =
+            |name, inputs, outputs| Linear::load(&w.pp(name), inputs, outputs, config.mlp_bias, config.precision());
+        let sub_norm = || RmsNorm::load(&w.pp("ffn_sub_norm"), wide, config.rms_norm_eps, false);
+        Mlp {
+            gate_proj: linear("gate_proj", hidden, wide),
+            up_proj: linear("up_proj", hidden, wide),
+            down_proj: linear("down_proj", wide, hidden),
+            ffn_sub_norm: config.ffn_sub_norm.unwrap_or(config.is_bitnet()).then(sub_norm),
+            activation: Activation::from_name(config.activation_name()).unwrap_or(Activation::Silu),
+        }
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let gated = self.activation.gate(&self.gate_proj.forward(x)?, &self.up_proj.forward(x)?)?;
+        let gated = self.ffn_sub_norm.as_ref().map_or(Ok(gated.clone()), |norm| norm.forward(&gated))?;
+        self.down_proj.forward(&gated)
+    }
+}

@@ -1,0 +1,105 @@
+//! BERT as MiniLM uses it: word, position and type embeddings, post-norm blocks, exact GELU. Hugging Face's names,
+//! with or without `bert.`; the checkpoint's own pooler is left alone.
+
+use super::embed;
+use crate::model::Observer;
+use crate::model::config::BertConfig;
+use crate::nn::attention::{Heads, Plan, attention};
+use crate::nn::{Activation, Init, LayerNorm, Linear, Precision, Weights, rows};
+use candle_core::{Result, Tensor};
+use std::ops::Range;
+use std::sync::Arc;
+
+pub(super) struct Bert {
+    word_embeddings: Tensor,
+    position_embeddings: Tensor,
+    token_type_embeddings: Tensor,
+    norm: LayerNorm,
+    layers: Vec<Layer>,
+    heads: Heads,
+}
+
+struct Layer {
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    attended: Linear,
+    attended_norm: LayerNorm,
+    intermediate: Linear,
+    output: Linear,
+    output_norm: LayerNorm,
+    activation: Activation,
+}
+
+impl Bert {
+    pub(super) fn load(weights: &Weights, config: &BertConfig) -> Bert {
+        let root = if weights.has_prefix("bert.") { weights.pp("bert") } else { weights.clone() };
+        let (w, hidden) = (root.pp("embeddings"), config.hidden_size);
+        let table = |name, count, std| w.pp(name).get(&[count, hidden], "weight", Init::Normal(std));
+        let head_dim = hidden / config.num_attention_heads;
+        Bert {
+            word_embeddings: table("word_embeddings", config.vocab_size, 0.6),
+            position_embeddings: table("position_embeddings", config.max_position_embeddings, 0.1),
+            token_type_embeddings: table("token_type_embeddings", config.type_vocab_size, 0.02),
+            norm: LayerNorm::load(&w.pp("LayerNorm"), hidden, config.layer_norm_eps),
+            layers: (0..config.num_hidden_layers)
+                .map(|i| Layer::load(&root.pp("encoder").pp("layer").pp(i), config))
+                .collect(),
+            heads: Heads {
+                query: config.num_attention_heads,
+                key_value: config.num_attention_heads,
+                scale: (head_dim as f32).powf(-0.5),
+            },
+        }
+    }
+
+    pub(super) fn forward(&self, ids: &[u32], texts: &[Range<usize>], observer: &mut Observer) -> Result<Tensor> {
+        let places: Vec<u32> = texts.iter().flat_map(|text| 0..text.len() as u32).collect();
+        let words = embed(&self.word_embeddings, ids)?;
+        let types = rows::gather(&self.token_type_embeddings, &vec![0; ids.len()])?;
+        let x = ((words + rows::gather(&self.position_embeddings, &places)?)? + types)?;
+        let mut x = self.norm.forward(&x)?; // [tokens, hidden]
+        observer("embeddings", &x);
+        let plan = Arc::new(Plan::full(texts));
+        for (i, layer) in self.layers.iter().enumerate() {
+            x = layer.forward(&x, self.heads, &plan)?;
+            observer(&format!("layer{i}"), &x);
+        }
+        Ok(x)
+    }
+
+    pub(super) fn linears(&self) -> Vec<&Linear> {
+        self.layers.iter().flat_map(Layer::linears).collect()
+    }
+}
+
+impl Layer {
+    fn load(w: &Weights, config: &BertConfig) -> Layer {
+        let (hidden, wide, eps) = (config.hidden_size, config.intermediate_size, config.layer_norm_eps);
+        let (own, output) = (w.pp("attention").pp("self"), w.pp("attention").pp("output"));
+        let square = |w: &Weights, name| Linear::load(&w.pp(name), hidden, hidden, true, Precision::Dense);
+        Layer {
+            query: square(&own, "query"),
+            key: square(&own, "key"),
+            value: square(&own, "value"),
+            attended: square(&output, "dense"),
+            attended_norm: LayerNorm::load(&output.pp("LayerNorm"), hidden, eps),
+            intermediate: Linear::load(&w.pp("intermediate").pp("dense"), hidden, wide, true, Precision::Dense),
+            output: Linear::load(&w.pp("output").pp("dense"), wide, hidden, true, Precision::Dense),
+            output_norm: LayerNorm::load(&w.pp("output").pp("LayerNorm"), hidden, eps),
+            activation: Activation::from_name(&config.hidden_act).unwrap_or(Activation::GeluErf),
+        }
+    }
+
+    fn forward(&self, x: &Tensor, heads: Heads, plan: &Arc<Plan>) -> Result<Tensor> {
+        let (q, k, v) = (self.query.forward(x)?, self.key.forward(x)?, self.value.forward(x)?);
+        let attended = self.attended.forward(&attention(&q, &k, &v, heads, plan)?)?;
+        let x = self.attended_norm.forward(&(x + attended)?)?;
+        let wide = self.activation.apply(&self.intermediate.forward(&x)?)?;
+        self.output_norm.forward(&(&x + self.output.forward(&wide)?)?)
+    }
+
+    fn linears(&self) -> [&Linear; 6] {
+        [&self.query, &self.key, &self.value, &self.attended, &self.intermediate, &self.output]
+    }
+}

@@ -71,6 +71,11 @@ impl Decoder {
         self.prefix.forward(embeddings)?.reshape(((), self.config.llama.hidden_size))
     }
 
+    /// The map from an embedding to its rows.
+    pub fn prefix(&self) -> &Linear {
+        &self.prefix
+    }
+
     /// Teacher-forced logits: text i gives `len_i + 1` rows, of which row j scores its token j and the last scores
     /// what follows the text (its end); `[sum(len_i + 1), vocabulary]`.
     pub fn logits(&self, embeddings: &Tensor, texts: &[&[u32]]) -> Result<Tensor> {

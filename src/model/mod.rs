@@ -2,13 +2,19 @@
 //! decoder, and the bundle on disk. Forward passes are written once and serve training and inference; above this
 //! floor there are no tensors.
 
+pub mod bundle;
 pub mod config;
 pub mod decoder;
+pub mod error;
+pub mod export;
+pub mod facts;
+pub mod files;
 pub mod llama;
 pub mod predictor;
 pub mod text;
 pub mod verify;
 pub mod vision;
+pub mod vl_jepa;
 
 use candle_core::Tensor;
 

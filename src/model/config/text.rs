@@ -160,6 +160,14 @@ impl TextConfig {
         }
     }
 
+    /// Rows of the token embedding.
+    pub fn vocab_size(&self) -> usize {
+        match self {
+            TextConfig::Gemma(config) => config.vocab_size,
+            TextConfig::Bert(config) => config.vocab_size,
+        }
+    }
+
     /// Longest text, tokens.
     pub fn max_tokens(&self) -> usize {
         match self {

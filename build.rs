@@ -2,7 +2,6 @@
 
 use std::{env, error::Error, path::PathBuf};
 
-
 const FILES: [&str; 3] =
     ["vljepa/v1/answer_service.proto", "vljepa/v1/embedding_service.proto", "vljepa/v1/model_service.proto"];
 

@@ -7,9 +7,9 @@ use super::config::{ConfigError, VlJepaConfig};
 use super::files::{Embedded, Files};
 use crate::embedding::Space;
 use crate::input::InputError;
-use crate::input::clip::Preprocessor;
-use crate::input::text::Tokenizer;
-use crate::nn::{Mode, Weights, WeightsError};
+use crate::input::Preprocessor;
+use crate::input::Tokenizer;
+use crate::nn::weights::{Mode, Weights, WeightsError};
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -178,7 +178,7 @@ impl Bundle {
 
     /// How pixels are prepared.
     pub fn preprocessor(&self) -> Result<Preprocessor, BundleError> {
-        self.input("preprocessor_config.json", |json| Preprocessor::parse(&String::from_utf8_lossy(json)))
+        self.input("preprocessor_config.json", Preprocessor::parse)
     }
 
     /// The tokenizer of a part.
@@ -195,7 +195,8 @@ impl Bundle {
     /// predictor and text as we read them, the shared dimensions, preprocessing, tokenizers and weights (see
     /// [`Files::digest`]: large files are sampled). The decoder does not count.
     pub fn space(&self) -> Result<Space, BundleError> {
-        let config = VlJepaConfig { decoder: None, name: String::new(), ..self.config.clone() };
+        let mut config = self.config.clone();
+        (config.decoder, config.name) = (None, String::new());
         let config = serde_json::to_vec(&config).expect("a config is plain numbers and strings");
         let mut content = Sha256::new();
         let mut feed = |name: &str| {

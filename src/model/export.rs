@@ -4,7 +4,7 @@
 use super::bundle::{BundleError, Part};
 use super::config::{LlamaConfig, VlJepaConfig};
 use crate::kernel::ternary::TernaryMatrix;
-use crate::nn::Precision;
+use crate::nn::linear::Precision;
 use candle_core::Tensor;
 use half::f16;
 use safetensors::{Dtype, tensor::TensorView};

@@ -4,7 +4,7 @@ use super::bundle::{Bundle, BundleError, Part};
 use super::config::{LlamaConfig, TextConfig, VlJepaConfig};
 use crate::embedding::Space;
 use crate::kernel::isa;
-use crate::nn::{Linear, Precision};
+use crate::nn::linear::{Linear, Precision};
 use safetensors::{Dtype, SafeTensors};
 use serde::Serialize;
 
@@ -115,7 +115,8 @@ fn stored_parameters(bundle: &Bundle, part: Part, name: &str) -> std::io::Result
     let mut head = vec![0; u64::from_le_bytes(length).saturating_add(8).min(size) as usize];
     bundle.files().read_at(name, 0, &mut head)?;
     let (_, header) = SafeTensors::read_metadata(&head).map_err(std::io::Error::other)?;
-    let read = |name: &str| !name.ends_with("weight_scale") && (part != Part::Vision || !name.starts_with("predictor."));
+    let read =
+        |name: &str| !name.ends_with("weight_scale") && (part != Part::Vision || !name.starts_with("predictor."));
     let tensors = header.tensors();
     let counted = tensors.iter().filter(|(name, _)| read(name)).map(|(_, info)| {
         let elements: usize = info.shape.iter().product();
@@ -135,7 +136,9 @@ fn architecture(config: &VlJepaConfig, part: Part) -> String {
         }
         Part::Predictor => format!("{}, bidirectional", stack(&config.predictor.llama)),
         Part::Text => match &config.text {
-            TextConfig::Gemma(text) => format!("gemma3_text, {} layers of {}", text.num_hidden_layers, text.hidden_size),
+            TextConfig::Gemma(text) => {
+                format!("gemma3_text, {} layers of {}", text.num_hidden_layers, text.hidden_size)
+            }
             TextConfig::Bert(text) => format!("bert, {} layers of {}", text.num_hidden_layers, text.hidden_size),
         },
         Part::Decoder => config.decoder.as_ref().map_or(String::new(), |decoder| stack(&decoder.llama)),

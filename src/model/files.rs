@@ -1,7 +1,7 @@
 //! Where a bundle's files lie: in a directory, or inside the program. Everything above asks by name, so that the
 //! bundled model takes the same way as any other.
 
-use crate::nn::{Mode, Weights, WeightsError};
+use crate::nn::weights::{Mode, Weights, WeightsError};
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -56,7 +56,9 @@ impl Files {
     /// Safetensors files as one namespace; on disk they are mapped.
     pub fn weights(&self, names: &[String], mode: Mode) -> Result<Weights, WeightsError> {
         match self {
-            Files::Directory(root) => Weights::open(&names.iter().map(|name| root.join(name)).collect::<Vec<_>>(), mode),
+            Files::Directory(root) => {
+                Weights::open(&names.iter().map(|name| root.join(name)).collect::<Vec<_>>(), mode)
+            }
             Files::Embedded(_) => {
                 let name = names.first().map_or("", String::as_str);
                 let absent = || WeightsError::File { file: name.into(), source: missing() };

@@ -5,8 +5,13 @@
 
 use super::Observer;
 use super::config::LlamaConfig;
+use crate::nn::activation::Activation;
 use crate::nn::attention::{Heads, Plan, attention};
-use crate::nn::{Activation, Init, Linear, Precision, RmsNorm, Rotary, Weights, rows};
+use crate::nn::linear::{Linear, Precision};
+use crate::nn::norm::RmsNorm;
+use crate::nn::rope::Rotary;
+use crate::nn::rows;
+use crate::nn::weights::{Init, Weights};
 use candle_core::{Result, Tensor, bail};
 use std::ops::Range;
 use std::sync::Arc;

@@ -10,7 +10,10 @@ use super::llama::Llama;
 use super::vision::Visual;
 use super::{Observer, unobserved};
 use crate::nn::attention::{Block, Mask, Plan};
-use crate::nn::{LayerNorm, Linear, Precision, Weights, l2_normalize, rows};
+use crate::nn::linear::{Linear, Precision};
+use crate::nn::norm::{LayerNorm, l2_normalize};
+use crate::nn::rows;
+use crate::nn::weights::Weights;
 use candle_core::{Device, Result, Tensor, bail};
 use std::f32::consts::{PI, SQRT_2};
 use std::ops::Range;
@@ -64,7 +67,13 @@ impl Predictor {
     /// [`forward`](Self::forward) with a chosen pool, showing `inputs_embeds`, `layer0` ..., `norm`, `pooled`,
     /// `embedding`. Rows stand in the order of the layout: joint, [visual ; question] one question after the other;
     /// prefix, all visual rows and then all questions.
-    pub fn observe(&self, visual: &Visual, questions: &[Question], pool: Pool, observer: &mut Observer) -> Result<Tensor> {
+    pub fn observe(
+        &self,
+        visual: &Visual,
+        questions: &[Question],
+        pool: Pool,
+        observer: &mut Observer,
+    ) -> Result<Tensor> {
         if let Some((clip, _)) = questions.iter().find(|(clip, _)| *clip >= visual.segments.len()) {
             bail!("question about clip {clip}; there are {}", visual.segments.len());
         }

@@ -8,11 +8,13 @@ use super::error::ModelError;
 use super::facts::ModelFacts;
 use super::predictor::Predictor;
 use super::text::{TextEncoder, TextHead};
-use super::vision::{Visual, VisionEncoder};
+use super::vision::{VisionEncoder, Visual};
 use crate::embedding::{Embedding, Space};
-use crate::input::clip::{Clip, Preprocessor};
-use crate::input::text::{Tokenizer, Tokens};
-use crate::nn::{Linear, Mode, Weights, WeightsError, rows};
+use crate::input::{Clip, Preprocessor};
+use crate::input::{Tokenizer, Tokens};
+use crate::nn::linear::Linear;
+use crate::nn::rows;
+use crate::nn::weights::{Mode, Weights, WeightsError};
 use candle_core::{Device, Tensor};
 use std::ops::Range;
 use std::sync::Arc;
@@ -231,9 +233,9 @@ fn part_faults(part: &str, weights: &Weights) -> Vec<String> {
 }
 
 fn check_preprocessor(preprocessor: &Preprocessor, config: &VlJepaConfig, faults: &mut Vec<String>) {
-    let (made, taken) = (preprocessor.crop_size(), config.vision.crop_size);
-    if made != (taken, taken) {
-        faults.push(format!("preprocessor_config.json: crop_size is {made:?}; vision.crop_size is {taken}"));
+    let (made, taken) = (preprocessor.output_size(), config.vision.crop_size);
+    if made != Some((taken, taken)) {
+        faults.push(format!("preprocessor_config.json: makes frames of {made:?}; vision.crop_size is {taken}"));
     }
 }
 

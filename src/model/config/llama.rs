@@ -2,7 +2,9 @@
 //! causal mask. Old files spell the rotation `rope_theta` + `rope_scaling`, new ones `rope_parameters`; both load.
 
 use super::{Faults, LAYERS_MAX, POSITIONS_MAX, VOCABULARY_MAX, WIDTH_MAX};
-use crate::nn::{Activation, Llama3Scaling, Precision, WeightScale, inverse_frequencies, llama3_scaled};
+use crate::nn::activation::Activation;
+use crate::nn::linear::{Precision, WeightScale};
+use crate::nn::rope::{Llama3Scaling, inverse_frequencies, llama3_scaled};
 use serde::{Deserialize, Serialize};
 
 /// `llama` or `bitnet`.
@@ -237,8 +239,13 @@ impl LlamaConfig {
         if let Some(kind) = self.rope().map(RopeParameters::kind) {
             faults.that(matches!(kind, "default" | "llama3"), "rope_type", kind, "must be default or llama3");
             let complete = kind != "llama3" || self.scaling().is_some_and(|s| s.factor >= 1.0 && s.high > s.low);
-            faults.that(complete, "rope_type", kind, "needs factor >= 1, high_freq_factor > low_freq_factor and \
-                original_max_position_embeddings");
+            faults.that(
+                complete,
+                "rope_type",
+                kind,
+                "needs factor >= 1, high_freq_factor > low_freq_factor and \
+                original_max_position_embeddings",
+            );
         }
         for &end in self.ends() {
             faults.that((end as usize) < self.vocab_size, "eos_token_id", end, "must lie in the vocabulary");

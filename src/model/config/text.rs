@@ -2,7 +2,7 @@
 //! rotations load: nested `rope_parameters`, and `rope_theta` + `rope_local_base_freq` of published files.
 
 use super::{Faults, LAYERS_MAX, POSITIONS_MAX, RopeParameters, VOCABULARY_MAX, WIDTH_MAX};
-use crate::nn::Activation;
+use crate::nn::activation::Activation;
 use serde::{Deserialize, Serialize};
 
 /// The text encoder, by `model_type`.

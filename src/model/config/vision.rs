@@ -158,7 +158,7 @@ impl VisionConfig {
         faults.that((1.0..=WIDTH_MAX as f64).contains(&width), "mlp_ratio", self.mlp_ratio, "must make a width");
         faults.epsilon("layer_norm_eps", self.layer_norm_eps);
         faults.base("rope_theta", self.rope_theta);
-        let gelu = crate::nn::Activation::from_name(&self.hidden_act).is_some();
+        let gelu = crate::nn::activation::Activation::from_name(&self.hidden_act).is_some();
         faults.that(gelu, "hidden_act", &self.hidden_act, "must be a known activation");
         if let Some(Stem::Conv { first, second }) = &self.stem {
             for (name, convolution) in [("stem.first", first), ("stem.second", second)] {

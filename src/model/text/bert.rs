@@ -4,8 +4,12 @@
 use super::embed;
 use crate::model::Observer;
 use crate::model::config::BertConfig;
+use crate::nn::activation::Activation;
 use crate::nn::attention::{Heads, Plan, attention};
-use crate::nn::{Activation, Init, LayerNorm, Linear, Precision, Weights, rows};
+use crate::nn::linear::{Linear, Precision};
+use crate::nn::norm::LayerNorm;
+use crate::nn::rows;
+use crate::nn::weights::{Init, Weights};
 use candle_core::{Result, Tensor};
 use std::ops::Range;
 use std::sync::Arc;

@@ -5,8 +5,12 @@
 use super::embed;
 use crate::model::Observer;
 use crate::model::config::{GemmaConfig, LayerKind};
+use crate::nn::activation::Activation;
 use crate::nn::attention::{Heads, Plan, attention};
-use crate::nn::{Activation, Init, Linear, Precision, RmsNorm, Rotary, Weights, inverse_frequencies};
+use crate::nn::linear::{Linear, Precision};
+use crate::nn::norm::RmsNorm;
+use crate::nn::rope::{Rotary, inverse_frequencies};
+use crate::nn::weights::{Init, Weights};
 use candle_core::{Result, Tensor};
 use std::ops::Range;
 use std::sync::Arc;
@@ -128,9 +132,8 @@ impl Attention {
     fn load(w: &Weights, config: &GemmaConfig) -> Attention {
         let (hidden, head_dim) = (config.hidden_size, config.head_dim);
         let (wide, narrow) = (config.num_attention_heads * head_dim, config.num_key_value_heads * head_dim);
-        let linear = |name, inputs, outputs| {
-            Linear::load(&w.pp(name), inputs, outputs, config.attention_bias, Precision::Dense)
-        };
+        let linear =
+            |name, inputs, outputs| Linear::load(&w.pp(name), inputs, outputs, config.attention_bias, Precision::Dense);
         let norm = |name| RmsNorm::load(&w.pp(name), head_dim, config.rms_norm_eps, true);
         Attention {
             q_proj: linear("q_proj", hidden, wide),

@@ -7,7 +7,10 @@ mod gemma;
 
 use super::config::TextConfig;
 use super::{Observer, unobserved};
-use crate::nn::{Linear, Precision, Weights, l2_normalize, rows};
+use crate::nn::linear::{Linear, Precision};
+use crate::nn::norm::l2_normalize;
+use crate::nn::rows;
+use crate::nn::weights::Weights;
 use bert::Bert;
 use candle_core::{Result, Tensor, bail};
 use gemma::Gemma;
@@ -44,7 +47,8 @@ impl TextEncoder {
             let at = name.split('.').fold(weights.clone(), |w, segment| w.pp(segment));
             Linear::load(&at, inputs, outputs, bias, Precision::Dense)
         };
-        let dense = |wide| vec![linear("2_Dense.linear", hidden, wide, false), linear("3_Dense.linear", wide, hidden, false)];
+        let dense =
+            |wide| vec![linear("2_Dense.linear", hidden, wide, false), linear("3_Dense.linear", wide, hidden, false)];
         TextEncoder {
             body: match config {
                 TextConfig::Gemma(config) => Body::Gemma(Gemma::load(weights, config)),

@@ -7,9 +7,14 @@ mod stem;
 
 use super::config::{PositionKind, VisionConfig};
 use super::{Observer, unobserved};
-use crate::input::clip::Clip;
+use crate::input::Clip;
+use crate::nn::activation::Activation;
 use crate::nn::attention::{Heads, Plan, attention};
-use crate::nn::{Activation, Init, LayerNorm, Linear, Precision, Rotary, Weights, rows};
+use crate::nn::linear::{Linear, Precision};
+use crate::nn::norm::LayerNorm;
+use crate::nn::rope::Rotary;
+use crate::nn::rows;
+use crate::nn::weights::{Init, Weights};
 use candle_core::{Result, Tensor, bail};
 use ndarray::ArrayView4;
 use pooler::Classifier;
@@ -119,7 +124,9 @@ impl VisionEncoder {
         let (frames, channels, height, width) = clip.dim();
         let side = self.config.crop_size;
         if frames == 0 || (channels, height, width) != (self.config.in_chans, side, side) {
-            bail!("clip is [{frames}, {channels}, {height}, {width}]; the vision encoder takes [1.., 3, {side}, {side}]");
+            bail!(
+                "clip is [{frames}, {channels}, {height}, {width}]; the vision encoder takes [1.., 3, {side}, {side}]"
+            );
         }
         Ok(self.config.steps_of(frames))
     }
@@ -170,7 +177,8 @@ impl Layer {
 
 impl Attention {
     fn load(w: &Weights, config: &VisionConfig) -> Attention {
-        let linear = |name, bias| Linear::load(&w.pp(name), config.hidden_size, config.hidden_size, bias, Precision::Dense);
+        let linear =
+            |name, bias| Linear::load(&w.pp(name), config.hidden_size, config.hidden_size, bias, Precision::Dense);
         Attention {
             query: linear("query", config.qkv_bias),
             key: linear("key", config.qkv_bias),

@@ -5,7 +5,10 @@
 use super::{Mlp, Visual, even_heads};
 use crate::model::config::VisionConfig;
 use crate::nn::attention::{Block, Mask, Plan, attention};
-use crate::nn::{Init, LayerNorm, Linear, Precision, Weights, rows};
+use crate::nn::linear::{Linear, Precision};
+use crate::nn::norm::LayerNorm;
+use crate::nn::rows;
+use crate::nn::weights::{Init, Weights};
 use candle_core::{Result, Tensor};
 use std::sync::Arc;
 

@@ -4,7 +4,10 @@
 //! Too few frames for a tubelet are repeated whole; frames that do not fill one at the end are dropped.
 
 use crate::model::config::{self, Convolution, VisionConfig};
-use crate::nn::{Activation, Init, Linear, Precision, Weights, rows};
+use crate::nn::activation::Activation;
+use crate::nn::linear::{Linear, Precision};
+use crate::nn::rows;
+use crate::nn::weights::{Init, Weights};
 use candle_core::{Device, Result, Tensor};
 use ndarray::ArrayView4;
 
@@ -64,7 +67,11 @@ impl Stem {
         let (w, hidden) = (embeddings.pp("patch_embeddings").pp("proj"), config.hidden_size);
         let Sizes { channels, patch, tubelet, .. } = sizes;
         let shape = [hidden, channels, tubelet, patch, patch];
-        Stem::Patches { weight: w.get(&shape, "weight", Init::FanIn(1.0)), bias: w.get(&[hidden], "bias", Init::Zeros), sizes }
+        Stem::Patches {
+            weight: w.get(&shape, "weight", Init::FanIn(1.0)),
+            bias: w.get(&[hidden], "bias", Init::Zeros),
+            sizes,
+        }
     }
 
     pub(super) fn forward(&self, clips: &[ArrayView4<f32>]) -> Result<Tensor> {

@@ -183,7 +183,7 @@ impl Bundle {
 
     /// The tokenizer of a part.
     pub fn tokenizer(&self, part: Part) -> Result<Tokenizer, BundleError> {
-        self.input(&self.tokenizer_file(part), Tokenizer::from_bytes)
+        self.input(&self.tokenizer_file(part), Tokenizer::parse)
     }
 
     /// The bytes of one of the small files (`tokenizer.json`, `preprocessor_config.json`, `README.md`).

@@ -204,7 +204,7 @@ impl VlJepa {
         let values: Vec<f32> = embeddings.iter().flat_map(|embedding| embedding.values.iter().copied()).collect();
         let prefix = Tensor::from_vec(values, (embeddings.len(), own_dimensions), &Device::Cpu)?;
         let texts = decoder.generate(&prefix, options)?;
-        texts.iter().map(|ids| Ok(tokenizer.decode(ids)?)).collect()
+        Ok(texts.iter().map(|ids| tokenizer.decode(ids)).collect())
     }
 
     fn embeddings(&self, rows: &Tensor) -> Result<Vec<Embedding>, ModelError> {
@@ -250,7 +250,7 @@ impl Tokenizers {
         let config = &bundle.config;
         let mut load = |part: Part, vocabulary: usize| {
             let tokenizer = bundle.tokenizer(part)?;
-            let tokens = tokenizer.vocabulary();
+            let tokens = tokenizer.rows();
             if tokens > vocabulary {
                 let part = part.name();
                 faults.push(format!("{part}: its tokenizer has {tokens} tokens; {part}.vocab_size is {vocabulary}"));

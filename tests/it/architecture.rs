@@ -171,7 +171,9 @@ fn faults(path: &str, source: &str) -> Vec<String> {
     for (names, places) in PLACES {
         let here = places.iter().any(|place| *place == room || *place == path);
         for name in names.iter().filter(|_| !here) {
-            faults.extend(uses(&code, name).map(|at| format!("{path}:{}: {name} may stand only in {places:?}", line(at))));
+            faults.extend(
+                uses(&code, name).map(|at| format!("{path}:{}: {name} may stand only in {places:?}", line(at))),
+            );
         }
     }
     faults

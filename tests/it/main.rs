@@ -3,4 +3,5 @@
 mod architecture;
 mod bitlinear;
 mod input;
+mod model_laws;
 mod preprocess;

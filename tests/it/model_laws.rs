@@ -14,7 +14,7 @@ use vljepa::model::decoder::{DecodeOptions, Decoder, TokenSampling};
 use vljepa::model::export::{BundleContent, write_bundle};
 use vljepa::model::predictor::Predictor;
 use vljepa::model::text::{TextEncoder, TextHead};
-use vljepa::model::vision::{Visual, VisionEncoder};
+use vljepa::model::vision::{VisionEncoder, Visual};
 use vljepa::model::vl_jepa::{Scene, VlJepa};
 use vljepa::nn::weights::{Mode, Weights};
 
@@ -287,11 +287,12 @@ fn bundle(root: &std::path::Path, text: &str) -> Bundle {
         (part, named.collect())
     };
     let words: Vec<String> = (0..36).map(|i| format!("word{i}")).collect();
+    let preprocessor = vljepa::input::Preprocessor::square(16, 4).to_json();
     let content = BundleContent {
         config: &config,
         parts: Part::ALL.map(of).into(),
         tokenizer: &vljepa::input::word_level(&words).expect("a tokenizer"),
-        preprocessor: vljepa::input::Preprocessor::square(16, 4).to_json().as_bytes(),
+        preprocessor: preprocessor.as_bytes(),
         readme: "# tiny\n",
     };
     write_bundle(root, &content).expect("a bundle is written");
@@ -367,7 +368,9 @@ fn a_bundle_lists_all_its_faults_at_once() {
 fn configs_are_judged_field_by_field() {
     let sound = serde_json::to_string(&config(GEMMA)).expect("json");
     assert_eq!(serde_json::to_string(&VlJepaConfig::parse(&sound).expect("round trip")).expect("json"), sound);
-    let bad = sound.replace("\"num_attention_heads\":4", "\"num_attention_heads\":3").replace("\"sliding_window\":4", "\"sliding_window\":0");
+    let bad = sound
+        .replace("\"num_attention_heads\":4", "\"num_attention_heads\":3")
+        .replace("\"sliding_window\":4", "\"sliding_window\":0");
     let error = VlJepaConfig::parse(&bad).err().expect("3 heads over 2").to_string();
     assert!(error.contains("predictor.num_attention_heads is 3; it must be a multiple of 2"), "{error}");
     assert!(error.contains("text.sliding_window is 0"), "{error}");

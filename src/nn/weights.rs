@@ -338,7 +338,7 @@ impl Weights {
         scale: WeightScale,
     ) -> Result<TernaryMatrix, String> {
         if !self.is_packed(name) {
-            let values = self.floats(&self.full(name), &[outputs, inputs], Init::FanIn(1.0))?;
+            let values = self.floats(&self.full(name), &[outputs, inputs], Init::FanIn(0.7))?;
             return Ok(TernaryMatrix::from_f32(outputs, inputs, &values));
         }
         let full = self.full(name);

@@ -96,7 +96,8 @@ pub(super) fn resize(rgb: &[u8], width: usize, columns: &[Taps], rows: &[Taps]) 
     let mut sums = vec![HALF; rows.len() * stride];
     let mut line = vec![0; stride];
     let first = rows.iter().map(|taps| taps.first).min().unwrap_or(0);
-    for (y, row) in rgb.as_chunks().0.chunks_exact(width).enumerate().skip(first) {
+    let end = rows.iter().map(Taps::end).max().unwrap_or(0);
+    for (y, row) in rgb.as_chunks().0.chunks_exact(width).enumerate().take(end).skip(first) {
         let from = rows.partition_point(|taps| taps.end() <= y);
         let until = from + rows[from..].partition_point(|taps| taps.first <= y);
         if from == until {

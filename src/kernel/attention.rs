@@ -6,7 +6,10 @@
 
 use std::ops::Range;
 
+use self::product::{View, small_product};
 use super::{threads, wide::wide};
+
+mod product;
 
 /// Which keys each query sees, block by block. Blocks must not share query rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -331,86 +334,6 @@ impl Gradient<'_> {
                 self.dk.write(at, &dk[line.clone()], true);
                 self.dv.write(at, &dv[line], true);
             }
-        }
-    }
-}
-
-/// A strided matrix without a shape: element (r, c) is `values[r * row + c * column]`.
-#[derive(Clone, Copy)]
-struct View<'a> {
-    values: &'a [f32],
-    row: usize,
-    column: usize,
-}
-
-/// Rows and columns of a register tile: 4 x 32 floats are 8 vectors of AVX-512.
-const TILE: (usize, usize) = (4, 32);
-
-wide! {
-    /// `out[m, n] (+)= a[m, k] * b[k, n]`; out is dense with rows of n, the rows of b are contiguous.
-    fn small_product(out: &mut [f32], a: View<'_>, b: View<'_>, shape: (usize, usize, usize), add: bool) {
-        let (m, n, k) = shape;
-        if m == 0 || n == 0 {
-            return;
-        }
-        assert!(out.len() >= m * n && b.column == 1);
-        if k == 0 {
-            if !add { out[..m * n].fill(0.0); }
-            return;
-        }
-        assert!((m - 1) * a.row + (k - 1) * a.column < a.values.len() && (k - 1) * b.row + n <= b.values.len());
-        let mut r = 0;
-        while r < m {
-            let rows = TILE.0.min(m - r);
-            let mut c = 0;
-            while c < n {
-                if rows == TILE.0 && c + TILE.1 <= n {
-                    tile::<4, 32>(out, a, b, (r, c), (n, k), add);
-                    c += 32;
-                } else if rows == TILE.0 && c + 16 <= n {
-                    tile::<4, 16>(out, a, b, (r, c), (n, k), add);
-                    c += 16;
-                } else if c + 16 <= n {
-                    (r..r + rows).for_each(|r| tile::<1, 16>(out, a, b, (r, c), (n, k), add));
-                    c += 16;
-                } else {
-                    (r..r + rows).for_each(|r| tile::<1, 1>(out, a, b, (r, c), (n, k), add));
-                    c += 1;
-                }
-            }
-            r += rows;
-        }
-    }
-}
-
-/// One `R x C` tile of [`small_product`], whose asserts bound every index here.
-#[inline(always)]
-fn tile<const R: usize, const C: usize>(
-    out: &mut [f32],
-    a: View<'_>,
-    b: View<'_>,
-    (r, c): (usize, usize),
-    (n, k): (usize, usize),
-    add: bool,
-) {
-    let mut sums = [[0.0f32; C]; R];
-    for step in 0..k {
-        // SAFETY: small_product asserted (m-1)*row + (k-1)*column < len for a, (k-1)*row + n <= len for b;
-        // r + R <= m, c + C <= n and step < k.
-        unsafe {
-            let line = b.values.get_unchecked(step * b.row + c..step * b.row + c + C);
-            for (index, sums) in sums.iter_mut().enumerate() {
-                let factor = *a.values.get_unchecked((r + index) * a.row + step * a.column);
-                for (sum, &value) in sums.iter_mut().zip(line) {
-                    *sum = factor.mul_add(value, *sum);
-                }
-            }
-        }
-    }
-    for (index, sums) in sums.iter().enumerate() {
-        let line = &mut out[(r + index) * n + c..(r + index) * n + c + C];
-        for (place, &sum) in line.iter_mut().zip(sums) {
-            *place = if add { *place + sum } else { sum };
         }
     }
 }

@@ -1,0 +1,67 @@
+//! Why the engine does not answer: one enum, which the service maps to one status each.
+
+use std::time::Duration;
+
+/// Why a request was not answered.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    /// The request itself is wrong.
+    #[error("{field}: {problem}")]
+    Invalid {
+        /// The field, as a path from the request, such as `items[2].media`.
+        field: String,
+        /// What is wrong with it: the value and the bound.
+        problem: String,
+    },
+    /// Another model is served.
+    #[error("model {asked:?} is not served, {served:?} is")]
+    Unknown {
+        /// The name asked for.
+        asked: String,
+        /// The name of the model here.
+        served: String,
+    },
+    /// The model has no such part.
+    #[error("model {model} has no {part}")]
+    Missing {
+        /// The model's name.
+        model: String,
+        /// The part that it lacks.
+        part: &'static str,
+    },
+    /// Too much waits already.
+    #[error("{what} is full, try again in {} ms", retry_after.as_millis())]
+    Overloaded {
+        /// What is full.
+        what: &'static str,
+        /// When to come again.
+        retry_after: Duration,
+    },
+    /// The request would never fit.
+    #[error("request costs {cost} tokens, at most {cost_max} are admitted")]
+    TooLarge {
+        /// What it costs, tokens.
+        cost: usize,
+        /// All that may ever wait, tokens.
+        cost_max: usize,
+    },
+    /// It took too long, waiting or running.
+    #[error("deadline exceeded")]
+    DeadlineExceeded,
+    /// The model thread has ended.
+    #[error("the model has stopped")]
+    Stopped,
+    /// A bug.
+    #[error("internal error: {0}")]
+    Internal(String),
+}
+
+impl EngineError {
+    /// The same error, its field seen from one level further out: `media` within `items[2]` is `items[2].media`.
+    pub fn within(self, outer: &str) -> Self {
+        match self {
+            Self::Invalid { field, problem } => Self::Invalid { field: format!("{outer}.{field}"), problem },
+            other => other,
+        }
+    }
+}

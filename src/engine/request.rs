@@ -1,0 +1,136 @@
+//! What the engine is asked and what it answers: plain structs, for the engine knows no protocol.
+//!
+//! The service fills them from protobuf, the commands from files; everything in them has been checked against
+//! the limits that need no decoding.
+
+use std::time::Duration;
+
+use crate::embedding::Embedding;
+use crate::input::{Frame, Sampling};
+use crate::model::decoder::DecodeOptions;
+
+/// What a question is about.
+#[derive(Debug, Clone)]
+pub enum Media {
+    /// A whole image or animation file.
+    File(Vec<u8>),
+    /// The frames of a clip, in the order they are shown.
+    Frames(Vec<MediaFrame>),
+}
+
+/// One frame of a clip.
+#[derive(Debug, Clone)]
+pub enum MediaFrame {
+    /// A still image file.
+    Encoded {
+        /// The file.
+        bytes: Vec<u8>,
+        /// When it is shown, milliseconds.
+        pts_ms: u64,
+    },
+    /// Pixels.
+    Raw(Frame),
+}
+
+/// A question about an image or a clip.
+#[derive(Debug, Clone)]
+pub struct Question {
+    /// What it is about.
+    pub media: Media,
+    /// Which frames are looked at.
+    pub sampling: Sampling,
+    /// The question in words.
+    pub text: String,
+}
+
+/// How a question is to be answered in words.
+#[derive(Debug, Clone)]
+pub enum Manner {
+    /// By the nearest of these texts.
+    Choose(Vec<String>),
+    /// By the decoder.
+    Speak(DecodeOptions),
+}
+
+/// A predicted answer, or the embedding of a text.
+#[derive(Debug, Clone)]
+pub struct Embedded {
+    /// A point of the shared space.
+    pub embedding: Embedding,
+    /// What it took.
+    pub usage: Usage,
+    /// How long it took.
+    pub timing: Timing,
+}
+
+/// An answer in words.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// The best candidate, or what the decoder said.
+    pub text: String,
+    /// Every candidate in the order given; empty when the decoder spoke.
+    pub choices: Vec<Choice>,
+    /// The predicted embedding, what it took and how long it took.
+    pub embedded: Embedded,
+}
+
+/// A candidate and how well it fits.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Choice {
+    /// The candidate as given.
+    pub text: String,
+    /// Probability among the candidates, 0 to 1.
+    pub score: f32,
+    /// Cosine to the predicted embedding, -1 to 1.
+    pub cosine: f32,
+}
+
+/// What a piece of work consumed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Tokens that the vision encoder made.
+    pub visual_tokens: usize,
+    /// Tokens of the question or text.
+    pub text_tokens: usize,
+    /// Frames decoded.
+    pub frames_decoded: usize,
+    /// Frames that the model looked at.
+    pub frames_used: usize,
+    /// Whether a text was cut to the model's longest.
+    pub truncated: bool,
+}
+
+/// Where the time went. A stage that a batch shares counts in full for each of its requests.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Timing {
+    /// Decoding, sampling, scaling, splitting into tokens.
+    pub prepare: Duration,
+    /// Waiting for the model.
+    pub queue: Duration,
+    /// The vision encoder.
+    pub vision: Duration,
+    /// The predictor.
+    pub predictor: Duration,
+    /// The text encoder.
+    pub text: Duration,
+    /// The decoder.
+    pub decoder: Duration,
+    /// From arrival to answer.
+    pub total: Duration,
+}
+
+impl Timing {
+    /// The stages under the names that all surfaces show, in the order they run, the total last; milliseconds.
+    pub fn stages_ms(&self) -> [(&'static str, f64); 7] {
+        [
+            ("prepare", self.prepare),
+            ("queue", self.queue),
+            ("vision", self.vision),
+            ("predictor", self.predictor),
+            ("text", self.text),
+            ("decoder", self.decoder),
+            ("total", self.total),
+        ]
+        .map(|(stage, time)| (stage, time.as_secs_f64() * 1e3))
+    }
+}

@@ -1,1 +1,84 @@
 //! The gRPC face of the engine.
+//!
+//! This floor alone knows protobuf. A handler is three lines: convert, call, convert; all validation is in
+//! `convert`, all statuses in `status`, the layers around every call in `layers`. The caller brings the socket,
+//! the engine and the signal that ends it.
+
+mod answer;
+mod convert;
+mod embedding;
+mod health;
+mod layers;
+mod models;
+mod shutdown;
+mod status;
+
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::codec::CompressionEncoding::{Gzip, Zstd};
+use tonic::transport::Server;
+use tonic_health::pb::health_server::HealthServer;
+
+use crate::engine::{Engine, ModelThread};
+use proto::answer_service_server::AnswerServiceServer;
+use proto::embedding_service_server::EmbeddingServiceServer;
+use proto::model_service_server::ModelServiceServer;
+
+pub use shutdown::ServeError;
+
+/// The generated code of package vljepa.v1; the comments are in proto/.
+#[allow(missing_docs, unused_qualifications, clippy::all)]
+pub mod proto {
+    tonic::include_proto!("vljepa.v1");
+    /// What reflection answers from.
+    pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+}
+
+const STREAMS_PER_CONNECTION_MAX: u32 = 1024;
+const KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// Serves on `listener` until `shutdown` resolves or the model thread ends.
+///
+/// Then health says NOT_SERVING, the drain delay passes, nothing new is taken, and what is in flight may finish
+/// until the drain bound. Fails if the transport does, or if the model thread panicked.
+pub async fn serve(
+    listener: TcpListener,
+    engine: Engine,
+    thread: ModelThread,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
+    let drain = shutdown::Drain::new(&engine.settings().service);
+    // Every service takes the same bounds and compressions.
+    macro_rules! bounded {
+        ($server:ident, $service:expr) => {
+            $server::new($service)
+                .max_decoding_message_size(engine.settings().service.message_bytes_max)
+                .max_encoding_message_size(engine.settings().service.message_bytes_max)
+                .accept_compressed(Gzip)
+                .accept_compressed(Zstd)
+        };
+    }
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let described = "the descriptors are made by the build";
+    let server = Server::builder()
+        .tcp_nodelay(true)
+        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .layer(layers::Guard::new(&engine.settings().service))
+        .add_service(bounded!(EmbeddingServiceServer, embedding::Embeddings(engine.clone())))
+        .add_service(bounded!(AnswerServiceServer, answer::Answers(engine.clone())))
+        .add_service(bounded!(ModelServiceServer, models::Models(engine.clone())))
+        .add_service(HealthServer::new(health::Health::new(engine.clone(), drain.draining())))
+        .add_service(reflection().build_v1().expect(described))
+        // Python's clients still ask for this one.
+        .add_service(reflection().build_v1alpha().expect(described));
+    drop(engine);
+    let serving = server.serve_with_incoming_shutdown(TcpListenerStream::new(listener), drain.refused());
+    drain.run(serving, thread, shutdown).await
+}

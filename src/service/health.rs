@@ -1,0 +1,70 @@
+//! Health: every answer is a sign of life of the model thread itself, never a constant.
+
+use std::pin::Pin;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tokio_stream::{Stream, StreamExt, wrappers::IntervalStream};
+use tonic::{Request, Response, Status};
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_server};
+
+use super::proto::answer_service_server::SERVICE_NAME as ANSWER;
+use super::proto::embedding_service_server::SERVICE_NAME as EMBEDDING;
+use super::proto::model_service_server::SERVICE_NAME as MODEL;
+use crate::engine::Engine;
+
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Asks the model thread; says NOT_SERVING while the server drains.
+#[derive(Clone)]
+pub(super) struct Health {
+    engine: Engine,
+    draining: watch::Receiver<bool>,
+}
+
+impl Health {
+    pub(super) fn new(engine: Engine, draining: watch::Receiver<bool>) -> Self {
+        Self { engine, draining }
+    }
+
+    async fn look(&self) -> ServingStatus {
+        let patience = Duration::from_millis(self.engine.settings().service.health_max_ms);
+        let alive = !*self.draining.borrow() && self.engine.probe(Instant::now() + patience).await.is_ok();
+        if alive { ServingStatus::Serving } else { ServingStatus::NotServing }
+    }
+}
+
+fn known(service: &str) -> bool {
+    ["", ANSWER, EMBEDDING, MODEL].contains(&service)
+}
+
+fn response(status: ServingStatus) -> HealthCheckResponse {
+    HealthCheckResponse { status: status as i32 }
+}
+
+#[tonic::async_trait]
+impl health_server::Health for Health {
+    async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
+        match &*request.get_ref().service {
+            service if known(service) => Ok(Response::new(response(self.look().await))),
+            service => Err(Status::not_found(format!("service {service:?} is not served"))),
+        }
+    }
+
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
+
+    async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let health = self.clone();
+        let known = known(&request.get_ref().service);
+        let looks = IntervalStream::new(tokio::time::interval(WATCH_INTERVAL)).then(move |_| {
+            let health = health.clone();
+            async move { if known { health.look().await } else { ServingStatus::ServiceUnknown } }
+        });
+        let mut last = None;
+        // Only changes are told.
+        let changes =
+            looks.filter_map(move |status| (last.replace(status) != Some(status)).then(|| Ok(response(status))));
+        Ok(Response::new(Box::pin(changes)))
+    }
+}

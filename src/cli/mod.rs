@@ -1,6 +1,123 @@
-//! The commands, one file each.
+//! The commands, one file each; here is what they share: the command line, the settings, loading a model,
+//! showing that something takes time.
+//!
+//! Exit status: 0 done, 1 failed, 2 wrongly called.
+
+mod ask;
+mod client;
+mod embed;
+mod serve;
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use indicatif::ProgressBar;
+
+use crate::engine::{Engine, ModelThread};
+use crate::model::bundle::Bundle;
+use crate::model::vl_jepa::VlJepa;
+use crate::settings::Settings;
+
+const FAILED: i32 = 1;
+
+/// VL-JEPA on ordinary CPUs: asks images and clips, and answers with an embedding, a choice or words.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serves the model over gRPC.
+    Serve(serve::Serve),
+    /// Asks a question about images or clips.
+    Ask(ask::Ask),
+    /// Shows the embeddings of answers or of texts.
+    Embed(embed::Embed),
+}
 
 /// Runs the command line of this process and returns its exit status.
 pub fn run() -> i32 {
-    0
+    let command = match CommandLine::try_parse() {
+        Ok(CommandLine { command }) => command,
+        Err(usage) => {
+            // Help goes to standard output, a complaint to standard error; neither may fail the process.
+            let _ = usage.print();
+            return usage.exit_code();
+        }
+    };
+    let outcome = match command {
+        Command::Serve(serve) => serve.run(),
+        Command::Ask(ask) => ask.run(),
+        Command::Embed(embed) => embed.run(),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        FAILED
+    })
+}
+
+/// Loads a bundle, the built-in one if none is named, and starts its engine.
+fn start_engine(bundle: Option<&Path>, settings: Settings) -> anyhow::Result<(Engine, ModelThread)> {
+    let waiting = waiting("loading the model");
+    let bundle = match bundle {
+        Some(directory) => Bundle::open(directory)?,
+        None => Bundle::bundled()?,
+    };
+    let started = Engine::start(VlJepa::load(&bundle)?, settings)?;
+    waiting.finish_and_clear();
+    Ok(started)
+}
+
+fn settings() -> anyhow::Result<Settings> {
+    Settings::from_environment().context("environment")
+}
+
+/// A runtime for the calls; the model computes elsewhere.
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().context("no runtime")
+}
+
+/// Shows on a terminal that something takes time; elsewhere nothing.
+fn waiting(what: impl Into<String>) -> ProgressBar {
+    let spinner = ProgressBar::new_spinner().with_message(what.into());
+    spinner.enable_steady_tick(Duration::from_millis(100));
+    spinner
+}
+
+/// A file's bytes, at most as many as media may have.
+fn read_media(file: &Path, settings: &Settings) -> anyhow::Result<Vec<u8>> {
+    let named = || file.display().to_string();
+    let (bytes, bytes_max) = (std::fs::metadata(file).with_context(named)?.len(), settings.media.bytes_max);
+    anyhow::ensure!(bytes <= bytes_max as u64, "{}: media is {bytes} bytes, at most {bytes_max}", named());
+    std::fs::read(file).with_context(named)
+}
+
+/// A JSON object on a line of its own.
+fn print_line(object: &serde_json::Value) {
+    println!("{object}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn a_wrong_call_is_a_usage_error() {
+        for wrong in [&["vljepa", "ask", "file.png"][..], &["vljepa", "nonsense"], &["vljepa", "serve", "--addr", "x"]]
+        {
+            let error = CommandLine::try_parse_from(wrong).expect_err("wrong");
+            assert_eq!(error.exit_code(), 2, "{wrong:?}");
+        }
+    }
 }

@@ -1,0 +1,193 @@
+//! Where a command's answers come from: an engine in this process, or a server.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow};
+use tonic::Request;
+use tonic::transport::{Channel, Endpoint};
+
+use super::start_engine;
+use crate::embedding::{Dtype, Embedding};
+use crate::engine::{Answer, Choice, Embedded, Engine, Manner, Media, Question, Timing, Usage};
+use crate::service::proto;
+use crate::service::proto::answer_service_client::AnswerServiceClient;
+use crate::service::proto::embedding_service_client::EmbeddingServiceClient;
+use crate::settings::Settings;
+
+/// The options of every command that asks.
+#[derive(Debug, clap::Args)]
+pub(super) struct SourceArgs {
+    /// Ask the server at this address, such as 127.0.0.1:50051, instead of loading a model.
+    #[arg(long, value_name = "ADDR", conflicts_with = "bundle")]
+    server: Option<String>,
+    /// Bundle directory; the built-in model if not given.
+    #[arg(long, value_name = "DIR")]
+    bundle: Option<PathBuf>,
+}
+
+impl SourceArgs {
+    pub(super) async fn open(&self, settings: &Settings) -> anyhow::Result<Source> {
+        match &self.server {
+            Some(address) => Ok(Source::There(Box::new(Remote::connect(address, settings).await?))),
+            None => Ok(Source::Here(start_engine(self.bundle.as_deref(), settings.clone())?.0)),
+        }
+    }
+}
+
+/// What answers.
+pub(super) enum Source {
+    /// An engine in this process.
+    Here(Engine),
+    /// A server.
+    There(Box<Remote>),
+}
+
+impl Source {
+    pub(super) async fn answer(&mut self, question: Question, manner: Manner) -> anyhow::Result<Answer> {
+        match self {
+            Self::Here(engine) => Ok(engine.answer(question, manner, deadline(engine)).await?),
+            Self::There(remote) => remote.answer(question, manner).await,
+        }
+    }
+
+    pub(super) async fn predict(&mut self, question: Question) -> anyhow::Result<Embedded> {
+        match self {
+            Self::Here(engine) => {
+                let mut outcomes = engine.predict(vec![Ok(question)], deadline(engine)).await;
+                Ok(outcomes.pop().expect("one outcome an item")?)
+            }
+            Self::There(remote) => remote.predict(question).await,
+        }
+    }
+
+    pub(super) async fn embed_text(&mut self, text: String) -> anyhow::Result<Embedded> {
+        match self {
+            Self::Here(engine) => {
+                let mut outcomes = engine.embed_texts(vec![Ok(text)], deadline(engine)).await?;
+                Ok(outcomes.pop().expect("one outcome a text")?)
+            }
+            Self::There(remote) => remote.embed_text(text).await,
+        }
+    }
+}
+
+fn deadline(engine: &Engine) -> Instant {
+    Instant::now() + Duration::from_millis(engine.settings().service.deadline_max_ms)
+}
+
+/// A connection to a server.
+pub(super) struct Remote {
+    answers: AnswerServiceClient<Channel>,
+    embeddings: EmbeddingServiceClient<Channel>,
+    deadline: Duration,
+}
+
+impl Remote {
+    pub(super) async fn connect(address: &str, settings: &Settings) -> anyhow::Result<Self> {
+        let url = if address.contains("://") { address.into() } else { format!("http://{address}") };
+        let named = || format!("--server {address}");
+        let channel = Endpoint::from_shared(url).with_context(named)?.connect().await.with_context(named)?;
+        let bytes_max = settings.service.message_bytes_max;
+        Ok(Self {
+            answers: AnswerServiceClient::new(channel.clone()).max_decoding_message_size(bytes_max),
+            embeddings: EmbeddingServiceClient::new(channel).max_decoding_message_size(bytes_max),
+            deadline: Duration::from_millis(settings.service.deadline_max_ms),
+        })
+    }
+
+    fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.set_timeout(self.deadline);
+        request
+    }
+
+    async fn answer(&mut self, question: Question, manner: Manner) -> anyhow::Result<Answer> {
+        let (media, words) = wire(question)?;
+        // How the decoder speaks is the server's choice: these commands only ever ask for its default.
+        let candidates = match manner {
+            Manner::Choose(candidates) => candidates,
+            Manner::Speak(_) => vec![],
+        };
+        let message = proto::AnswerRequest {
+            media: Some(media),
+            question: words,
+            candidates,
+            want_embedding: true,
+            ..Default::default()
+        };
+        let request = self.request(message);
+        let response = self.answers.answer(request).await.map_err(|status| refused(&status))?.into_inner();
+        let choice = |choice: proto::Choice| Choice { text: choice.text, score: choice.score, cosine: choice.cosine };
+        Ok(Answer {
+            text: response.answer,
+            choices: response.choices.into_iter().map(choice).collect(),
+            embedded: embedded(response.embedding, response.usage, response.timing)?,
+        })
+    }
+
+    async fn predict(&mut self, question: Question) -> anyhow::Result<Embedded> {
+        use proto::predict_result::Outcome;
+        let (media, question) = wire(question)?;
+        let item = proto::PredictItem { media: Some(media), question, ..Default::default() };
+        let request = self.request(proto::PredictRequest { items: vec![item], ..Default::default() });
+        let response = self.embeddings.predict(request).await.map_err(|status| refused(&status))?.into_inner();
+        match response.results.into_iter().next().and_then(|result| result.outcome) {
+            Some(Outcome::Prediction(found)) => embedded(found.embedding, found.usage, found.timing),
+            Some(Outcome::Error(error)) => Err(anyhow!("server: {}", error.message)),
+            None => Err(anyhow!("server: response without a result")),
+        }
+    }
+
+    async fn embed_text(&mut self, text: String) -> anyhow::Result<Embedded> {
+        use proto::encode_text_result::Outcome;
+        let request = self.request(proto::EncodeTextRequest { texts: vec![text], ..Default::default() });
+        let response = self.embeddings.encode_text(request).await.map_err(|status| refused(&status))?.into_inner();
+        match response.results.into_iter().next().and_then(|result| result.outcome) {
+            Some(Outcome::Encoded(found)) => embedded(found.embedding, found.usage, found.timing),
+            Some(Outcome::Error(error)) => Err(anyhow!("server: {}", error.message)),
+            None => Err(anyhow!("server: response without a result")),
+        }
+    }
+}
+
+fn refused(status: &tonic::Status) -> anyhow::Error {
+    anyhow!("server: {:?}: {}", status.code(), status.message())
+}
+
+/// The commands send whole files.
+fn wire(Question { media, text, .. }: Question) -> anyhow::Result<(proto::Media, String)> {
+    let Media::File(bytes) = media else { return Err(anyhow!("only whole files are sent to a server")) };
+    Ok((proto::Media { source: Some(proto::media::Source::Inline(bytes)) }, text))
+}
+
+fn embedded(
+    embedding: Option<proto::Embedding>,
+    usage: Option<proto::Usage>,
+    timing: Option<proto::Timing>,
+) -> anyhow::Result<Embedded> {
+    let embedding = embedding.context("server: response without an embedding")?;
+    let (dimensions, space) = (embedding.dimensions as usize, embedding.space.parse()?);
+    let usage = usage.unwrap_or_default();
+    let timing = timing.unwrap_or_default();
+    let time = |ms: f32| Duration::try_from_secs_f32(ms / 1e3).unwrap_or_default();
+    Ok(Embedded {
+        embedding: Embedding::from_bytes(&embedding.data, Dtype::F32, dimensions, space)?,
+        usage: Usage {
+            visual_tokens: usage.visual_tokens as usize,
+            text_tokens: usage.text_tokens as usize,
+            frames_decoded: usage.frames_decoded as usize,
+            frames_used: usage.frames_used as usize,
+            truncated: usage.truncated,
+        },
+        timing: Timing {
+            prepare: time(timing.prepare_ms),
+            queue: time(timing.queue_ms),
+            vision: time(timing.vision_ms),
+            predictor: time(timing.predictor_ms),
+            text: time(timing.text_ms),
+            decoder: time(timing.decoder_ms),
+            total: time(timing.total_ms),
+        },
+    })
+}

@@ -1,0 +1,69 @@
+//! `vljepa serve`: the gRPC server as a process, with its socket, its signals and its log.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use super::{runtime, settings, start_engine};
+use crate::service;
+use crate::settings::LogSettings;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Serve {
+    /// Address to listen on; port 0 takes a free one.
+    #[arg(long, default_value = "127.0.0.1:50051")]
+    addr: SocketAddr,
+    /// Bundle directory; the built-in model if not given.
+    #[arg(long, value_name = "DIR")]
+    bundle: Option<PathBuf>,
+}
+
+impl Serve {
+    pub(super) fn run(self) -> anyhow::Result<i32> {
+        let settings = settings()?;
+        log_to_stderr(&settings.log)?;
+        let (engine, thread) = start_engine(self.bundle.as_deref(), settings)?;
+        let runtime = runtime()?;
+        let served = runtime.block_on(async {
+            let listener = TcpListener::bind(self.addr).await.with_context(|| format!("--addr {}", self.addr))?;
+            let addr = listener.local_addr()?;
+            if !addr.ip().is_loopback() {
+                tracing::warn!(%addr, "anyone who reaches this address is served: there is no TLS and no key");
+            }
+            println!("serving {} on {addr}", engine.model().facts().name);
+            service::serve(listener, engine, thread, ended_by_signal()?).await?;
+            anyhow::Ok(())
+        });
+        // Connections that hang must not hold the exit.
+        runtime.shutdown_background();
+        served.map(|()| 0)
+    }
+}
+
+fn log_to_stderr(log: &LogSettings) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&log.filter).with_context(|| format!("VLJEPA_LOG is {:?}", log.filter))?;
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if log.json {
+        lines.json().init()
+    } else {
+        lines.init()
+    }
+    Ok(())
+}
+
+/// Resolves at the first SIGINT or SIGTERM; the second one ends the process.
+fn ended_by_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut next = async move || {
+        tokio::select! { _ = interrupt.recv() => 130, _ = terminate.recv() => 143 }
+    };
+    Ok(async move {
+        next().await;
+        tokio::spawn(async move { std::process::exit(next().await) });
+    })
+}

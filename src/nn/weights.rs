@@ -277,11 +277,13 @@ impl Weights {
             }
             return variable.as_tensor().clone();
         }
-        let values = self.floats(&name, shape, init).unwrap_or_else(|fault| {
-            self.fault(fault);
-            vec![0.0; shape.iter().product()]
-        });
-        self.keep(name, values, shape)
+        match self.floats(&name, shape, init) {
+            Ok(values) => self.keep(name, values, shape),
+            Err(fault) => {
+                self.fault(fault);
+                absent(shape)
+            }
+        }
     }
 
     /// Makes these values the parameter `name`, for layers that convert what they read (packed weights to masters).
@@ -290,7 +292,7 @@ impl Weights {
     }
 
     fn keep(&self, name: String, values: Vec<f32>, shape: &[usize]) -> Tensor {
-        let tensor = Tensor::from_vec(values, shape, &Device::Cpu).expect("as many values as the shape says");
+        let Ok(tensor) = Tensor::from_vec(values, shape, &Device::Cpu) else { return absent(shape) };
         if self.shared.mode == Mode::Infer {
             return tensor;
         }
@@ -326,7 +328,7 @@ impl Weights {
     pub fn ternary(&self, outputs: usize, inputs: usize, name: &str, scale: WeightScale) -> TernaryMatrix {
         self.try_ternary(outputs, inputs, name, scale).unwrap_or_else(|fault| {
             self.fault(fault);
-            TernaryMatrix::from_f32(outputs, inputs, &vec![0.0; outputs * inputs])
+            TernaryMatrix::from_f32(1, 1, &[0.0])
         })
     }
 
@@ -372,6 +374,12 @@ impl Weights {
         }
         Ok(codes)
     }
+}
+
+/// Stands where a parameter cannot be read: zeros that take no memory, since the shape is only what a config claims.
+fn absent(shape: &[usize]) -> Tensor {
+    let zero = Tensor::zeros(1, DType::F32, &Device::Cpu).and_then(|zero| zero.broadcast_as(shape));
+    zero.expect("one zero can stand for any shape")
 }
 
 fn to_f32(stored: &Stored<'_>) -> Option<Vec<f32>> {

@@ -68,8 +68,13 @@ pub enum BundleError {
     NothingBundled,
 }
 
-/// The files of the bundled model, as they lie under `fixtures/bundles/default`.
-static BUNDLED: Embedded = &[];
+/// Names and bytes of files under `fixtures/bundles/default`.
+macro_rules! embedded {
+    ($($file:literal),*) => { &[$(($file, include_bytes!(concat!("../../fixtures/bundles/default/", $file)))),*] };
+}
+
+/// The files of the bundled model. Each part is one file: embedded bundles have no shards.
+static BUNDLED: Embedded = embedded![];
 
 /// A part of the model, by its folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -206,6 +211,9 @@ impl Bundle {
         feed("preprocessor_config.json")?;
         for part in [Part::Vision, Part::Predictor, Part::Text] {
             self.weight_files(part)?.iter().try_for_each(|name| feed(name))?;
+            if part == Part::Text {
+                self.dense_files().iter().try_for_each(|name| feed(name))?;
+            }
             if part != Part::Vision {
                 feed(&self.tokenizer_file(part))?;
             }
@@ -223,6 +231,14 @@ impl Bundle {
             }
         }
         Ok(Vec::new())
+    }
+
+    /// The text encoder's Dense layers, where they lie in folders of their own as sentence-transformers writes them.
+    pub(super) fn dense_files(&self) -> Vec<String> {
+        let name = |(folder, layer)| format!("{folder}/{layer}/model.safetensors");
+        let folder = |folder| [(folder, "2_Dense"), (folder, "3_Dense")].map(name).to_vec();
+        let mut folders = [Part::Text.name(), Part::Text.other_name()].map(folder).into_iter();
+        folders.find(|files| files.iter().all(|file| self.files.has(file))).unwrap_or_default()
     }
 
     /// Where the files are.

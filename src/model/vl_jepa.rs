@@ -12,7 +12,7 @@ use super::vision::{VisionEncoder, Visual};
 use crate::embedding::{Embedding, Space};
 use crate::input::{Clip, Preprocessor};
 use crate::input::{Tokenizer, Tokens};
-use crate::nn::linear::Linear;
+use crate::nn::linear::{Linear, Precision};
 use crate::nn::rows;
 use crate::nn::weights::{Mode, Weights, WeightsError};
 use candle_core::{Device, Tensor};
@@ -76,12 +76,13 @@ impl VlJepa {
         let head = TextHead { dense_dim: config.dense_dim, shared_dim: Some(config.shared_dim) };
         let vision = VisionEncoder::load(&seen, &config.vision);
         let predictor = Predictor::load(&predicting, &config.predictor, &config.vision, config.shared_dim);
-        let text = TextEncoder::load(&reading, &config.text, head);
+        let (text, dense) = load_text(bundle, &reading, head)?;
         let decoder = writing.as_ref().zip(config.decoder.as_ref());
         let decoder = decoder.map(|(weights, config_)| Decoder::load(weights, config_, config.shared_dim));
         let mut faults = Vec::new();
         let loaded = [("vision", Some(&seen)), ("predictor", Some(&predicting)), ("text", Some(&reading))];
-        for (part, weights) in loaded.into_iter().chain([("decoder", writing.as_ref())]) {
+        let dense = dense.iter().map(|weights| ("text", Some(weights)));
+        for (part, weights) in loaded.into_iter().chain([("decoder", writing.as_ref())]).chain(dense) {
             faults.extend(weights.into_iter().flat_map(|weights| part_faults(part, weights)));
         }
         let tokenizers = Tokenizers::load(bundle, &mut faults)?;
@@ -129,8 +130,12 @@ impl VlJepa {
 
     /// Tokens of an answer, caption or document for the text encoder, with its prompt, cut at its longest.
     pub fn tokenize_text(&self, text: &str) -> Result<Tokens, ModelError> {
-        let prompted = format!("{}{text}", self.config.text.prompts().document);
-        Ok(self.text_tokenizer.encode(&prompted, self.config.text.max_tokens())?)
+        self.tokenize_prompted(&self.config.text.prompts().document, text)
+    }
+
+    /// Tokens of search words for the text encoder, with their prompt, cut at its longest.
+    pub fn tokenize_query(&self, text: &str) -> Result<Tokens, ModelError> {
+        self.tokenize_prompted(&self.config.text.prompts().query, text)
     }
 
     /// One vision pass a clip, in their order.
@@ -207,10 +212,32 @@ impl VlJepa {
         Ok(texts.iter().map(|ids| tokenizer.decode(ids)).collect())
     }
 
+    fn tokenize_prompted(&self, prompt: &str, text: &str) -> Result<Tokens, ModelError> {
+        Ok(self.text_tokenizer.encode(&format!("{prompt}{text}"), self.config.text.max_tokens())?)
+    }
+
     fn embeddings(&self, rows: &Tensor) -> Result<Vec<Embedding>, ModelError> {
         let space = self.space();
         Ok(rows.to_vec2()?.into_iter().map(|values| Embedding { values, space }).collect())
     }
+}
+
+/// The text encoder, and the weights of Dense layers that lie in folders of their own.
+fn load_text(bundle: &Bundle, own: &Weights, head: TextHead) -> Result<(TextEncoder, Vec<Weights>), BundleError> {
+    let (config, files) = (&bundle.config.text, bundle.dense_files());
+    let Some(wide) = head.dense_dim.filter(|_| !files.is_empty()) else {
+        return Ok((TextEncoder::load(own, config, head), Vec::new()));
+    };
+    let text = TextEncoder::load(own, config, TextHead { dense_dim: None, ..head });
+    let mut weights = Vec::new();
+    let mut dense = Vec::new();
+    for (file, (inputs, outputs)) in files.into_iter().zip([(config.hidden_size(), wide), (wide, config.hidden_size())])
+    {
+        let source = bundle.files().weights(&[file], Mode::Infer)?;
+        dense.push(Linear::load(&source.pp("linear"), inputs, outputs, false, Precision::Dense));
+        weights.push(source);
+    }
+    Ok((text.with_dense(dense), weights))
 }
 
 fn segments(parts: &[&Tensor]) -> Vec<Range<usize>> {

@@ -88,7 +88,7 @@ const QUESTIONS: [(usize, &[u32]); 5] =
 fn one_clip(visual: &Visual, clip: usize) -> Visual {
     let segment = visual.segments[clip].clone();
     let tokens = visual.tokens.narrow(0, segment.start, segment.len()).expect("rows of the clip");
-    Visual { tokens, segments: vec![0..segment.len()] }
+    Visual { tokens, segments: std::iter::once(0..segment.len()).collect() }
 }
 
 #[test]
@@ -254,9 +254,9 @@ fn teacher_forcing_scores_what_generation_chooses() {
     let chosen = |row: &Vec<f32>| row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map(|(i, _)| i as u32);
     let forced: Vec<u32> = logits.iter().filter_map(chosen).collect();
     assert_eq!(forced, texts.concat(), "each token is the likeliest after those before it");
-    for i in 0..3 {
+    for (i, text) in texts.iter().enumerate() {
         let alone = decoder.generate(&embeddings.narrow(0, i, 1).expect("a row"), &greedy).expect("a text");
-        assert_eq!(alone[0], texts[i], "a batch gives what each text gives alone");
+        assert_eq!(&alone[0], text, "a batch gives what each text gives alone");
     }
     let drawn = |seed| {
         let sampling = TokenSampling::TopP { temperature: 5.0, top_p: 0.95, seed };
@@ -360,8 +360,45 @@ fn a_bundle_lists_all_its_faults_at_once() {
 
     std::fs::remove_file(root.join("tokenizer.json")).expect("remove");
     std::fs::remove_file(root.join("vision/model.safetensors")).expect("remove");
-    let error = Bundle::open(root).err().expect("files are missing").to_string();
+    let error = Bundle::open(root).expect_err("files are missing").to_string();
     assert!(error.contains("tokenizer.json") && error.contains("vision/model.safetensors"), "{error}");
+}
+
+#[test]
+fn a_config_beyond_its_file_costs_nothing_but_an_error() {
+    let folder = tempfile::tempdir().expect("a folder");
+    bundle(folder.path(), BERT);
+    let path = folder.path().join("config.json");
+    let config = std::fs::read_to_string(&path).expect("the config");
+    let vast = config
+        .replace("\"hidden_size\": 32", "\"hidden_size\": 16384")
+        .replace("\"vocab_size\": 40", "\"vocab_size\": 16777216");
+    std::fs::write(&path, vast).expect("write");
+    let changed = Bundle::open(folder.path()).expect("the small files are sound");
+    let error = VlJepa::load(&changed).err().expect("terabytes are not in the file").to_string();
+    assert!(error.contains("expected [16777216, 16384]"), "{error}");
+}
+
+#[test]
+fn dense_layers_may_lie_in_folders_of_their_own() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let whole = VlJepa::load(&bundle(folder.path(), GEMMA)).expect("a model");
+    let file = folder.path().join("text/model.safetensors");
+    let tensors = candle_core::safetensors::load(&file, &Device::Cpu).expect("the text encoder's weights");
+    let (dense, rest): (Vec<_>, Vec<_>) = tensors.into_iter().partition(|(name, _)| name.contains("_Dense."));
+    assert_eq!(dense.len(), 2);
+    candle_core::safetensors::save(&rest.into_iter().collect(), &file).expect("write");
+    for (name, weight) in dense {
+        let (own, name) = name.split_once('.').expect("2_Dense.linear.weight");
+        let own = folder.path().join("text").join(own);
+        std::fs::create_dir(&own).expect("a folder");
+        let only = std::collections::HashMap::from([(name, weight)]);
+        candle_core::safetensors::save(&only, own.join("model.safetensors")).expect("write");
+    }
+    let split = VlJepa::load(&Bundle::open(folder.path()).expect("a bundle")).expect("a model");
+    let text = whole.tokenize_text("word1 word2").expect("tokens");
+    let [whole, split] = [&whole, &split].map(|model| model.embed_text(std::slice::from_ref(&text)).expect("a row"));
+    assert_eq!(whole[0].values, split[0].values);
 }
 
 #[test]
@@ -371,9 +408,9 @@ fn configs_are_judged_field_by_field() {
     let bad = sound
         .replace("\"num_attention_heads\":4", "\"num_attention_heads\":3")
         .replace("\"sliding_window\":4", "\"sliding_window\":0");
-    let error = VlJepaConfig::parse(&bad).err().expect("3 heads over 2").to_string();
+    let error = VlJepaConfig::parse(&bad).expect_err("3 heads over 2").to_string();
     assert!(error.contains("predictor.num_attention_heads is 3; it must be a multiple of 2"), "{error}");
     assert!(error.contains("text.sliding_window is 0"), "{error}");
-    let error = VlJepaConfig::parse(&sound.replace("\"crop_size\":16", "\"crop_size\":\"x\"")).err().expect("a word");
+    let error = VlJepaConfig::parse(&sound.replace("\"crop_size\":16", "\"crop_size\":\"x\"")).expect_err("a word");
     assert!(error.to_string().contains("vision"), "{error}");
 }

@@ -139,20 +139,19 @@ pub fn parse_part<T: serde::de::DeserializeOwned>(
 
 /// The first part of `config.json` that does not parse alone: serde's message does not name it.
 fn part_at_fault(json: &str) -> String {
-    fn fails<T: serde::de::DeserializeOwned>(value: &serde_json::Value) -> bool {
-        T::deserialize(value).is_err()
+    fn fails<T: serde::de::DeserializeOwned>(
+        whole: &serde_json::Value,
+        names: &[&'static str],
+    ) -> Option<&'static str> {
+        let bad = |name: &&&str| whole.get(**name).is_some_and(|value| T::deserialize(value).is_err());
+        names.iter().find(bad).copied()
     }
     let Ok(whole) = serde_json::from_str::<serde_json::Value>(json) else { return "config.json".into() };
-    let parts: [(&str, fn(&serde_json::Value) -> bool); 6] = [
-        ("vision", fails::<VisionConfig>),
-        ("x_encoder", fails::<VisionConfig>),
-        ("predictor", fails::<PredictorConfig>),
-        ("text", fails::<TextConfig>),
-        ("y_encoder", fails::<TextConfig>),
-        ("decoder", fails::<Option<DecoderConfig>>),
-    ];
-    let bad = parts.iter().find(|(name, fails)| whole.get(name).is_some_and(fails));
-    bad.map_or("config.json".into(), |(name, _)| format!("config.json, {name}"))
+    let part = fails::<VisionConfig>(&whole, &["vision", "x_encoder"])
+        .or_else(|| fails::<PredictorConfig>(&whole, &["predictor"]))
+        .or_else(|| fails::<TextConfig>(&whole, &["text", "y_encoder"]))
+        .or_else(|| fails::<Option<DecoderConfig>>(&whole, &["decoder"]));
+    part.map_or("config.json".into(), |name| format!("config.json, {name}"))
 }
 
 /// Widest layer that a config may ask for.

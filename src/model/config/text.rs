@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 pub enum TextConfig {
     /// EmbeddingGemma.
     #[serde(rename = "gemma3_text")]
-    Gemma(GemmaConfig),
+    Gemma(Box<GemmaConfig>),
     /// MiniLM and its family.
     #[serde(rename = "bert")]
     Bert(BertConfig),

@@ -1,11 +1,12 @@
 //! From bytes to what a model takes: pixels and tokens, under limits.
 //!
-//! `image` turns bytes into frames; `sampling` picks some of them, `clip` makes them one normalised clip with the
+//! `image` turns bytes into frames and `encode` frames into bytes; `sampling` picks some of them, `clip` makes them one normalised clip with the
 //! arithmetic of `resize`; `text` turns strings into tokens. Everything here takes hostile input: it answers with
 //! an [`InputError`] that names field, value and bound, and never panics. What a limit is, the caller says; the
 //! numbers stand in the settings.
 
 mod clip;
+pub mod encode;
 mod error;
 mod image;
 mod resize;

@@ -1,0 +1,78 @@
+//! `vljepa world`: clips of the generator as files, with questions and answers as JSON lines.
+//!
+//! For looking at what the bundled model was trained on, and as an example of the data that `vljepa train --data` takes.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::{Context, ensure};
+use rand::{RngCore, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::input::{Frame, encode};
+use crate::train::data::EVALUATION;
+use crate::train::world::{Config, Family, Pairs, Phrasings, World};
+
+/// Writes clips of the generator's world, and questions about them, to a folder.
+#[derive(Debug, clap::Args)]
+pub struct WorldArgs {
+    /// The folder; made if it is not there
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Clips to draw
+    #[arg(long, default_value_t = 16)]
+    clips: u64,
+    /// Width and height of a frame, pixels, 16 to 1024
+    #[arg(long, default_value_t = 256)]
+    size: usize,
+    /// Questions a clip, at most
+    #[arg(long, default_value_t = 8)]
+    questions: usize,
+    /// Which clips
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Draw from the clips and wordings that are kept for evaluation
+    #[arg(long)]
+    held_out: bool,
+}
+
+/// Writes the files and returns the exit status.
+pub fn run(args: &WorldArgs) -> anyhow::Result<i32> {
+    ensure!((16..=1024).contains(&args.size), "--size is {}, must be 16 to 1024 pixels", args.size);
+    std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
+    let lines = args.out.join("questions.jsonl");
+    let mut lines =
+        std::io::BufWriter::new(std::fs::File::create(&lines).with_context(|| lines.display().to_string())?);
+    let world = World::new(Config { pairs: Pairs::Train, ..Config::default() });
+    let phrasings = if args.held_out { Phrasings::HeldOut } else { Phrasings::Train };
+    let mut random = ChaCha8Rng::seed_from_u64(args.seed);
+    let weights = Family::ALL.map(|family| (family, 1.0));
+    for index in 0..args.clips {
+        let seed = random.next_u64();
+        let scenario = world.clip(if args.held_out { seed | EVALUATION } else { seed & !EVALUATION });
+        let frames = frames(scenario.render(args.size), args.size);
+        let still = frames.windows(2).all(|pair| pair[0].rgb == pair[1].rgb);
+        let name = format!("clip_{index:05}.{}", if still { "png" } else { "gif" });
+        let bytes = if still { encode::png(&frames[0])? } else { encode::gif(&frames, FRAME_MS)? };
+        let path = args.out.join(&name);
+        std::fs::write(&path, bytes).with_context(|| path.display().to_string())?;
+        for asked in scenario.questions(args.questions, &weights, phrasings, &mut random) {
+            let line = serde_json::json!({
+                "media": name, "question": asked.question, "answer": asked.answer, "family": asked.family.name(),
+            });
+            writeln!(lines, "{line}")?;
+        }
+    }
+    lines.flush()?;
+    println!("{} clips and their questions are in {}", args.clips, args.out.display());
+    Ok(0)
+}
+
+/// How long a frame of a written clip is shown.
+const FRAME_MS: u32 = 150;
+
+fn frames(rendered: Vec<Vec<u8>>, size: usize) -> Vec<Frame> {
+    let side = u32::try_from(size).expect("at most 1024");
+    let frame = |(index, rgb)| Frame { width: side, height: side, rgb, pts_ms: index as u64 * u64::from(FRAME_MS) };
+    rendered.into_iter().enumerate().map(frame).collect()
+}

@@ -52,7 +52,7 @@ impl Engine {
         let batch_max = Load { items: queue.batch_items_max, cost: queue.batch_cost_max };
         let worker = Worker { model: model.clone(), texts: cache::Cache::new(queue.text_cache_items), batch_max };
         let (inbox, outlet) = mpsc::channel();
-        let thread = ModelThread::spawn(worker, outlet)?;
+        let thread = ModelThread::spawn(move || worker.run(outlet))?;
         let threads = match settings.cpu.decode_threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,

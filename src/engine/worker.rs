@@ -112,13 +112,11 @@ pub enum ThreadState {
 pub struct ModelThread(watch::Receiver<ThreadState>);
 
 impl ModelThread {
-    /// Runs `worker` in a thread of its own until every sender of `inbox` is gone.
-    pub(super) fn spawn(mut worker: Worker, inbox: Receiver<Entry<Job>>) -> std::io::Result<Self> {
+    /// Runs `work` in a thread of its own.
+    pub(crate) fn spawn(work: impl FnOnce() + Send + 'static) -> std::io::Result<Self> {
         let (state, thread) = watch::channel(ThreadState::Running);
         std::thread::Builder::new().name("model".into()).spawn(move || {
-            let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| worker.run(&inbox)));
-            // Whoever still waits must hear of it before the world does.
-            drop(inbox);
+            let outcome = std::panic::catch_unwind(AssertUnwindSafe(work));
             let _ = state.send(if outcome.is_ok() { ThreadState::Finished } else { ThreadState::Panicked });
         })?;
         Ok(Self(thread))
@@ -145,9 +143,11 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    fn run(&mut self, inbox: &Receiver<Entry<Job>>) {
+    /// Answers what comes until every sender is gone; whoever still waits after a panic is told by the dropping of
+    /// queue and inbox.
+    pub fn run(mut self, inbox: Receiver<Entry<Job>>) {
         let mut queue = Queue::new(self.batch_max);
-        while queue.fill(inbox) {
+        while queue.fill(&inbox) {
             let batch = queue.next_batch(Instant::now());
             self.answer(batch);
         }
@@ -338,4 +338,28 @@ fn distinct<'a>(clips: impl Iterator<Item = &'a Arc<Clip>>) -> (Vec<Arc<Clip>>, 
         })
         .collect();
     (seen, which)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_end_of_a_model_thread_is_seen() {
+        let mut finished = ModelThread::spawn(|| {}).expect("a thread");
+        assert_eq!(finished.ended().await, ThreadState::Finished);
+        let mut panicked = ModelThread::spawn(|| panic!("a bug in the model")).expect("a thread");
+        assert_eq!(panicked.ended().await, ThreadState::Panicked);
+    }
+
+    #[test]
+    fn equal_clips_are_seen_once() {
+        let clip = |value: f32| {
+            let pixels = ndarray::Array4::from_elem((2, 3, 4, 4), value);
+            Arc::new(Clip { pixels, frames_decoded: 2, frames_used: 2 })
+        };
+        let clips = [clip(1.0), clip(2.0), clip(1.0), clip(2.0), clip(3.0)];
+        let (seen, which) = distinct(clips.iter());
+        assert_eq!((seen.len(), which), (3, vec![0, 1, 0, 1, 2]));
+    }
 }

@@ -84,3 +84,38 @@ impl Drain {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::pending;
+    use std::time::Instant;
+
+    fn drain(bound_ms: u64) -> Drain {
+        Drain::new(&ServiceSettings { drain_max_ms: bound_ms, ..ServiceSettings::default() })
+    }
+
+    #[tokio::test]
+    async fn a_panic_of_the_model_thread_ends_serving_with_an_error() {
+        let thread = ModelThread::spawn(|| panic!("a bug in the model")).expect("a thread");
+        let drain = drain(10_000);
+        let (health, refused) = (drain.draining(), drain.refused());
+        let serving = async {
+            refused.await;
+            Ok(())
+        };
+        let outcome = drain.run(serving, thread, pending()).await;
+        assert!(matches!(outcome, Err(ServeError::ModelThread)), "{outcome:?}");
+        assert!(*health.borrow(), "health was told");
+    }
+
+    #[tokio::test]
+    async fn the_bound_holds_when_connections_do_not_end() {
+        let (busy, work) = std::sync::mpsc::channel::<()>();
+        let thread = ModelThread::spawn(move || drop(work.recv())).expect("a thread");
+        let started = Instant::now();
+        let outcome = drain(50).run(pending(), thread, async {}).await;
+        assert!(outcome.is_ok() && started.elapsed() < Duration::from_secs(5), "{outcome:?}");
+        drop(busy);
+    }
+}

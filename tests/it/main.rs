@@ -2,6 +2,8 @@
 
 mod architecture;
 mod bitlinear;
+mod cli;
 mod input;
 mod model_laws;
 mod preprocess;
+mod service;

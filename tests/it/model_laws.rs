@@ -22,7 +22,7 @@ const GEMMA: &str = r#"{"model_type": "gemma3_text", "vocab_size": 40, "hidden_s
     "num_hidden_layers": 3, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8,
     "query_pre_attn_scalar": 8, "sliding_window": 4, "_sliding_window_pattern": 2,
     "use_bidirectional_attention": true}"#;
-const BERT: &str = r#"{"model_type": "bert", "vocab_size": 40, "hidden_size": 24, "num_hidden_layers": 2,
+pub(crate) const BERT: &str = r#"{"model_type": "bert", "vocab_size": 40, "hidden_size": 24, "num_hidden_layers": 2,
     "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 16}"#;
 
 /// A tiny model: convolutional stem, learned positions, ternary predictor, BitNet decoder.
@@ -271,7 +271,7 @@ fn unit(values: &[f32], space: vljepa::embedding::Space) -> Embedding {
 }
 
 /// Writes the tiny model as a bundle and opens it.
-fn bundle(root: &std::path::Path, text: &str) -> Bundle {
+pub(crate) fn bundle(root: &std::path::Path, text: &str) -> Bundle {
     let config = config(text);
     let weights = Weights::fresh(6, Mode::Train);
     VisionEncoder::load(&weights.pp("vision"), &config.vision);

@@ -1,0 +1,381 @@
+//! The service as clients see it: a tiny random model behind a real socket.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio::task::{JoinHandle, JoinSet};
+use tonic::codec::CompressionEncoding;
+use tonic::transport::Channel;
+use tonic::{Code, Request};
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use tonic_types::StatusExt;
+use vljepa::engine::Engine;
+use vljepa::model::vl_jepa::VlJepa;
+use vljepa::service::proto::answer_service_client::AnswerServiceClient;
+use vljepa::service::proto::embedding_service_client::EmbeddingServiceClient;
+use vljepa::service::proto::media::Source;
+use vljepa::service::proto::model_service_client::ModelServiceClient;
+use vljepa::service::proto::{self, predict_result};
+use vljepa::service::{ServeError, serve};
+use vljepa::settings::Settings;
+
+use crate::model_laws::{BERT, bundle};
+
+const STILL: &[u8] = include_bytes!("../../fixtures/demo/squares.jpg");
+const CLIP: &[u8] = include_bytes!("../../fixtures/demo/star.gif");
+
+/// A server that runs, and a connection to it.
+struct Running {
+    address: SocketAddr,
+    channel: Channel,
+    stop: oneshot::Sender<()>,
+    served: JoinHandle<Result<(), ServeError>>,
+}
+
+async fn start(set: impl FnOnce(&mut Settings)) -> Running {
+    let mut settings = Settings::default();
+    set(&mut settings);
+    let folder = tempfile::tempdir().expect("a folder");
+    let model = VlJepa::load(&bundle(folder.path(), BERT)).expect("a model");
+    let (engine, thread) = Engine::start(model, settings).expect("a thread");
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let (stop, stopped) = oneshot::channel::<()>();
+    let served = tokio::spawn(serve(listener, engine, thread, async { drop(stopped.await) }));
+    let channel =
+        Channel::from_shared(format!("http://{address}")).expect("an address").connect().await.expect("listens");
+    Running { address, channel, stop, served }
+}
+
+impl Running {
+    fn answers(&self) -> AnswerServiceClient<Channel> {
+        AnswerServiceClient::new(self.channel.clone())
+    }
+
+    fn embeddings(&self) -> EmbeddingServiceClient<Channel> {
+        EmbeddingServiceClient::new(self.channel.clone())
+    }
+
+    async fn end(self) {
+        self.stop.send(()).expect("it serves");
+        drop(self.channel);
+        self.served.await.expect("no panic").expect("a clean end");
+    }
+}
+
+fn file(bytes: &[u8]) -> Option<proto::Media> {
+    Some(proto::Media { source: Some(Source::Inline(bytes.to_vec())) })
+}
+
+fn frames(frames: Vec<proto::Frame>) -> Option<proto::Media> {
+    Some(proto::Media { source: Some(Source::Frames(proto::FrameSequence { frames })) })
+}
+
+fn item(media: Option<proto::Media>, question: &str) -> proto::PredictItem {
+    proto::PredictItem { media, question: question.into(), ..Default::default() }
+}
+
+fn ask(media: Option<proto::Media>, candidates: &[&str]) -> proto::AnswerRequest {
+    let candidates = candidates.iter().map(|text| text.to_string()).collect();
+    proto::AnswerRequest { media, question: "word1 word2".into(), candidates, ..Default::default() }
+}
+
+/// The fields that a status finds wrong.
+fn fields(status: &tonic::Status) -> Vec<String> {
+    let violations = status.get_details_bad_request().map(|details| details.field_violations).unwrap_or_default();
+    violations.into_iter().map(|violation| violation.field).collect()
+}
+
+fn values(embedding: &proto::Embedding) -> Vec<f32> {
+    embedding.data.as_chunks().0.iter().map(|&value| f32::from_le_bytes(value)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_item_of_a_list_fails_alone_and_the_others_are_as_if_alone() {
+    let server = start(|_| {}).await;
+    let items = vec![
+        item(file(STILL), "word1"),
+        item(file(b"no picture"), "word1"),
+        item(file(CLIP), "word2"),
+        item(None, "word1"),
+    ];
+    let alone = items[2].clone();
+    let mut client = server.embeddings();
+    let mut predict = async |items| {
+        let request = proto::PredictRequest { items, ..Default::default() };
+        client.predict(request).await.expect("an answer").into_inner()
+    };
+    let response = predict(items).await;
+    let mut found = Vec::new();
+    for (at, result) in response.results.into_iter().enumerate() {
+        match result.outcome.expect("an outcome") {
+            predict_result::Outcome::Prediction(prediction) => found.push((at, prediction)),
+            predict_result::Outcome::Error(error) => {
+                assert_eq!(error.code, Code::InvalidArgument as i32);
+                assert!(error.message.starts_with(&format!("items[{at}].media: ")), "{}", error.message);
+            }
+        }
+    }
+    assert_eq!(found.iter().map(|(at, _)| *at).collect::<Vec<_>>(), [0, 2]);
+    let (usage, embedding) = (found[1].1.usage.expect("usage"), found[1].1.embedding.as_ref().expect("an embedding"));
+    assert_eq!((usage.visual_tokens, usage.frames_decoded, usage.frames_used), (8, 8, 4));
+    assert_eq!(embedding.space, response.space);
+    let single = predict(vec![alone]).await.results.remove(0).outcome;
+    let Some(predict_result::Outcome::Prediction(single)) = single else { panic!("{single:?}") };
+    let cosine: f32 =
+        values(embedding).iter().zip(values(&single.embedding.expect("an embedding"))).map(|(a, b)| a * b).sum();
+    assert!(cosine > 0.9999, "{cosine}");
+    server.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn texts_are_embedded_in_their_order_and_as_asked() {
+    let server = start(|settings| settings.text.bytes_max = 20).await;
+    let output = proto::OutputOptions { dimensions: 4, dtype: proto::Dtype::F16 as i32, ..Default::default() };
+    let texts = ["word1 word2", "", "a text that is much too long", "word3", "word1 word2"].map(String::from);
+    let request = proto::EncodeTextRequest { texts: texts.into(), output: Some(output), ..Default::default() };
+    let response = server.embeddings().encode_text(request).await.expect("an answer").into_inner();
+    let outcomes: Vec<_> = response.results.into_iter().map(|result| result.outcome.expect("an outcome")).collect();
+    let data: Vec<_> = outcomes
+        .iter()
+        .map(|outcome| match outcome {
+            proto::encode_text_result::Outcome::Encoded(text) => Ok(text.embedding.clone().expect("an embedding")),
+            proto::encode_text_result::Outcome::Error(error) => Err(error.message.clone()),
+        })
+        .collect();
+    assert_eq!(data[1], Err("texts[1]: is empty".into()));
+    assert_eq!(data[2], Err("texts[2]: is 28 bytes, at most 20".into()));
+    let first = data[0].as_ref().expect("embedded");
+    assert_eq!((first.data.len(), first.dimensions, first.dtype), (8, 4, proto::Dtype::F16 as i32));
+    assert_eq!(data[0], data[4]);
+    assert_ne!(data[0], data[3]);
+    server.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_is_the_nearest_candidate_or_what_the_decoder_says() {
+    let server = start(|_| {}).await;
+    let mut client = server.answers().send_compressed(CompressionEncoding::Zstd);
+    let candidates = ["word3", "word4 word5", "word6"];
+    let chosen = client.answer(ask(file(CLIP), &candidates)).await.expect("an answer").into_inner();
+    assert_eq!(chosen.choices.iter().map(|choice| &*choice.text).collect::<Vec<_>>(), candidates);
+    let best = chosen.choices.iter().max_by(|a, b| a.score.total_cmp(&b.score)).expect("choices");
+    assert_eq!(chosen.answer, best.text);
+    assert!((chosen.choices.iter().map(|choice| choice.score).sum::<f32>() - 1.0).abs() < 1e-5);
+    assert!(chosen.embedding.is_none());
+
+    let spoken = proto::AnswerRequest { want_embedding: true, ..ask(file(CLIP), &[]) };
+    let spoken = client.answer(spoken).await.expect("an answer").into_inner();
+    let length: f32 = values(&spoken.embedding.expect("wanted")).iter().map(|value| value * value).sum();
+    assert!((length - 1.0).abs() < 1e-5, "{length}");
+    assert!(spoken.choices.is_empty());
+    let timing = spoken.timing.expect("timing");
+    assert!(timing.vision_ms > 0.0 && timing.decoder_ms > 0.0 && timing.total_ms >= timing.vision_ms, "{timing:?}");
+
+    let generation = proto::Generation { temperature: 1.0, seed: 7, ..Default::default() };
+    let sampled = proto::AnswerRequest { generation: Some(generation), ..ask(file(CLIP), &[]) };
+    let once = client.answer(sampled.clone()).await.expect("an answer").into_inner().answer;
+    assert_eq!(client.answer(sampled).await.expect("an answer").into_inner().answer, once);
+    server.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn raw_frames_mean_the_same_in_every_format() {
+    let server = start(|_| {}).await;
+    let rgb: Vec<u8> = (0..24 * 20 * 3).map(|at| (at * 7 % 251) as u8).collect();
+    let bgr: Vec<u8> = rgb.as_chunks().0.iter().flat_map(|&[red, green, blue]: &[u8; 3]| [blue, green, red]).collect();
+    let raw = |data: &[u8], format: proto::FrameFormat| {
+        let frame = |pts_ms| proto::Frame { data: data.to_vec(), format: format as i32, width: 24, height: 20, pts_ms };
+        item(frames(vec![frame(0), frame(40)]), "word1")
+    };
+    let items = vec![
+        raw(&rgb, proto::FrameFormat::Rgb8),
+        raw(&bgr, proto::FrameFormat::Bgr8),
+        raw(&bgr, proto::FrameFormat::Rgb8),
+    ];
+    let request = proto::PredictRequest { items, ..Default::default() };
+    let response = server.embeddings().predict(request).await.expect("an answer").into_inner();
+    let data: Vec<_> = response
+        .results
+        .into_iter()
+        .map(|result| match result.outcome {
+            Some(predict_result::Outcome::Prediction(found)) => found.embedding.expect("an embedding").data,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(data[0], data[1]);
+    assert_ne!(data[0], data[2]);
+    server.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_requests_name_the_field() {
+    let server = start(|settings| settings.text.candidates_max = 2).await;
+    let mut client = server.answers();
+    let frame = |data: &[u8], pts_ms| proto::Frame {
+        data: data.to_vec(),
+        format: proto::FrameFormat::Gray8 as i32,
+        width: 2,
+        height: 2,
+        pts_ms,
+    };
+    let sampling = |sampling| proto::AnswerRequest { sampling: Some(sampling), ..ask(file(CLIP), &["a"]) };
+    let output = |output| proto::AnswerRequest { output: Some(output), ..ask(file(CLIP), &["a"]) };
+    let wrong = [
+        ("media", ask(None, &[])),
+        ("media", ask(file(&CLIP[..200]), &[])),
+        ("media.inline", ask(file(b""), &[])),
+        ("media.frames", ask(frames(vec![]), &[])),
+        ("media.frames[0].data", ask(frames(vec![frame(b"123", 0)]), &[])),
+        ("media.frames[1].pts_ms", ask(frames(vec![frame(b"1234", 9), frame(b"1234", 8)]), &[])),
+        ("question", proto::AnswerRequest { question: "  ".into(), ..ask(file(CLIP), &[]) }),
+        ("candidates", ask(file(CLIP), &["a", "b", "c"])),
+        ("candidates[1]", ask(file(CLIP), &["a", ""])),
+        ("sampling.frames", sampling(proto::Sampling { frames: Some(0), ..Default::default() })),
+        ("sampling.fps", sampling(proto::Sampling { fps: Some(f32::NAN), ..Default::default() })),
+        ("sampling.end_ms", sampling(proto::Sampling { start_ms: Some(5), end_ms: Some(5), ..Default::default() })),
+        ("output.dimensions", output(proto::OutputOptions { dimensions: 17, ..Default::default() })),
+        ("output.dtype", output(proto::OutputOptions { dtype: 99, ..Default::default() })),
+    ];
+    for (field, request) in wrong {
+        let status = client.answer(request).await.expect_err(field);
+        assert_eq!((status.code(), fields(&status)), (Code::InvalidArgument, vec![field.to_string()]), "{status}");
+    }
+    let elsewhere = proto::AnswerRequest { model: "another".into(), ..ask(file(CLIP), &[]) };
+    assert_eq!(client.answer(elsewhere).await.expect_err("no such model").code(), Code::NotFound);
+    assert_eq!(client.answer(ask(file(STILL), &["word1"])).await.expect("still well").into_inner().answer, "word1");
+    server.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_takes_too_long_is_told_so() {
+    let server = start(|settings| settings.service.deadline_default_ms = 1).await;
+    let status = server.answers().answer(ask(file(CLIP), &[])).await.expect_err("a millisecond is too short");
+    assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
+    let mut patient = Request::new(ask(file(CLIP), &[]));
+    patient.set_timeout(Duration::from_secs(60));
+    server.answers().answer(patient).await.expect("its own deadline is longer");
+    server.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_queue_refuses_at_once_and_says_when_to_come_again() {
+    let server = start(|settings| settings.queue.items_max = 1).await;
+    let mut calls = JoinSet::new();
+    for _ in 0..32 {
+        let mut client = server.answers();
+        calls.spawn(async move { client.answer(ask(file(CLIP), &["word1"])).await });
+    }
+    let outcomes = calls.join_all().await;
+    let refused: Vec<_> = outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).collect();
+    assert!(!refused.is_empty() && refused.len() < outcomes.len(), "{} of {}", refused.len(), outcomes.len());
+    for status in refused {
+        assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+        let delay = status.get_details_retry_info().expect("retry info").retry_delay.expect("a delay");
+        assert_eq!(delay, Duration::from_millis(500));
+    }
+    server.answers().answer(ask(file(CLIP), &["word1"])).await.expect("there is room again");
+    server.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_beyond_the_whole_queue_is_refused_for_good() {
+    let server = start(|settings| settings.queue.cost_max = 5).await;
+    let status = server.answers().answer(ask(file(CLIP), &[])).await.expect_err("8 visual tokens alone");
+    assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+    assert!(status.message().ends_with("at most 5 are admitted"), "{status}");
+    server.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_model_tells_its_limits() {
+    let server = start(|settings| settings.media.items_max = 7).await;
+    let mut client = ModelServiceClient::new(server.channel.clone());
+    let listed = client.list_models(proto::ListModelsRequest {}).await.expect("a list").into_inner().models;
+    let model = client.get_model(proto::GetModelRequest { name: "tiny".into() }).await.expect("a model").into_inner();
+    assert_eq!(model.model.as_ref(), listed.first());
+    let model = listed.into_iter().next().expect("one model");
+    assert_eq!((&*model.name, model.dimensions, model.space.len(), model.parts.len()), ("tiny", 16, 16, 4));
+    assert_eq!(model.limits.expect("limits").items_max, 7);
+    let unknown = proto::GetModelRequest { name: "another".into() };
+    assert_eq!(client.get_model(unknown).await.expect_err("no such model").code(), Code::NotFound);
+    server.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_is_the_model_threads_and_turns_when_draining() {
+    let server = start(|settings| settings.service.drain_delay_ms = 500).await;
+    let mut client = HealthClient::new(server.channel.clone());
+    let mut check = async |service: &str| {
+        client.check(HealthCheckRequest { service: service.into() }).await.map(|response| response.into_inner().status)
+    };
+    assert_eq!(check("").await.expect("health"), ServingStatus::Serving as i32);
+    assert_eq!(check("vljepa.v1.AnswerService").await.expect("health"), ServingStatus::Serving as i32);
+    assert_eq!(check("no.such.Service").await.expect_err("unknown").code(), Code::NotFound);
+    server.stop.send(()).expect("it serves");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(check("").await.expect("still answers"), ServingStatus::NotServing as i32);
+    server.served.await.expect("no panic").expect("a clean end");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_reflections_list_the_services() {
+    let server = start(|_| {}).await;
+    macro_rules! listed {
+        ($version:ident) => {{
+            use tonic_reflection::pb::$version::ServerReflectionRequest;
+            use tonic_reflection::pb::$version::server_reflection_client::ServerReflectionClient;
+            use tonic_reflection::pb::$version::server_reflection_request::MessageRequest;
+            use tonic_reflection::pb::$version::server_reflection_response::MessageResponse;
+            let message_request = Some(MessageRequest::ListServices(String::new()));
+            let request = ServerReflectionRequest { host: String::new(), message_request };
+            let mut client = ServerReflectionClient::new(server.channel.clone());
+            let mut responses =
+                client.server_reflection_info(tokio_stream::once(request)).await.expect("reflection").into_inner();
+            match responses.message().await.expect("an answer").expect("one").message_response {
+                Some(MessageResponse::ListServicesResponse(list)) => {
+                    list.service.into_iter().map(|service| service.name).collect::<Vec<_>>()
+                }
+                other => panic!("{other:?}"),
+            }
+        }};
+    }
+    for listed in [listed!(v1), listed!(v1alpha)] {
+        for service in
+            ["vljepa.v1.AnswerService", "vljepa.v1.EmbeddingService", "vljepa.v1.ModelService", "grpc.health.v1.Health"]
+        {
+            assert!(listed.iter().any(|name| name == service), "{service} in {listed:?}");
+        }
+    }
+    server.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shutdown_finishes_what_is_in_flight_and_does_not_wait_for_silent_connections() {
+    let server = start(|settings| settings.service.drain_delay_ms = 500).await;
+    let mut calls = JoinSet::new();
+    for _ in 0..8 {
+        let mut client = server.answers();
+        calls.spawn(async move { client.answer(ask(file(CLIP), &[])).await });
+    }
+    // The drain delay leaves every call time to arrive; health shows that the first ones have.
+    let mut health = HealthClient::new(server.channel.clone());
+    health.check(HealthCheckRequest::default()).await.expect("health");
+    server.stop.send(()).expect("it serves");
+    for outcome in calls.join_all().await {
+        outcome.expect("what was in flight is finished");
+    }
+    drop((health, server.channel));
+    server.served.await.expect("no panic").expect("a clean end");
+
+    let server = start(|settings| settings.service.drain_max_ms = 300).await;
+    let silent = TcpStream::connect(server.address).await.expect("it listens");
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let asked = Instant::now();
+    server.end().await;
+    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+    drop(silent);
+}

@@ -4,5 +4,6 @@
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() {
+    vljepa::kernel::threads::keep_candle_on_one_thread();
     std::process::exit(vljepa::cli::run());
 }

@@ -33,6 +33,13 @@ pub fn limit(threads: usize) -> bool {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().is_ok()
 }
 
+/// Keeps candle's element-wise operations on their caller's thread: its own pool waits by spinning, which cost half of
+/// a training step here. To be called first thing in `main`, and by nobody else.
+pub fn keep_candle_on_one_thread() {
+    // SAFETY: `main` calls this before any other thread exists, so nobody reads the environment meanwhile.
+    unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") };
+}
+
 /// Calls `work(task)` for every task in `0..tasks`, over threads when `cost` (about one per multiply) is worth it.
 pub(crate) fn for_each(tasks: usize, cost: usize, work: impl Fn(usize) + Sync + Send) {
     use rayon::prelude::*;

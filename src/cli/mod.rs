@@ -6,7 +6,9 @@
 mod ask;
 mod client;
 mod embed;
+mod evaluate;
 mod serve;
+mod train;
 
 use std::path::Path;
 use std::time::Duration;
@@ -38,6 +40,10 @@ enum Command {
     Ask(ask::Ask),
     /// Shows the embeddings of answers or of texts.
     Embed(embed::Embed),
+    /// Trains a model and writes it as a bundle.
+    Train(train::Train),
+    /// Examines a bundle on clips that were never trained on.
+    Evaluate(evaluate::Evaluate),
 }
 
 /// Runs the command line of this process and returns its exit status.
@@ -54,6 +60,8 @@ pub fn run() -> i32 {
         Command::Serve(serve) => serve.run(),
         Command::Ask(ask) => ask.run(),
         Command::Embed(embed) => embed.run(),
+        Command::Train(train) => train.run(),
+        Command::Evaluate(evaluate) => evaluate.run(),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

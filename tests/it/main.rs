@@ -7,3 +7,4 @@ mod input;
 mod model_laws;
 mod preprocess;
 mod service;
+mod train;

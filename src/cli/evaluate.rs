@@ -1,0 +1,113 @@
+//! `vljepa evaluate`: what a bundle knows about the generator's clips, family by family, beside what guessing scores.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::ValueEnum;
+use indicatif::ProgressBar;
+
+use crate::model::bundle::{Bundle, Part};
+use crate::model::vl_jepa::VlJepa;
+use crate::train::data::Edges;
+use crate::train::evaluate::{ExamSettings, examine};
+use crate::train::subjects::Bundled;
+use crate::train::world::{Pairs, Phrasings};
+
+/// Examines a bundle on clips that were never trained on.
+#[derive(Debug, clap::Args)]
+pub struct Evaluate {
+    /// The bundle; absent: the one inside this program.
+    #[arg(long, value_name = "DIR")]
+    bundle: Option<PathBuf>,
+    /// Clips a family, one question each.
+    #[arg(long, default_value_t = 100)]
+    clips: usize,
+    /// Which clips.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Which wordings of the questions.
+    #[arg(long, value_enum, default_value_t = Wording::HeldOut)]
+    phrasings: Wording,
+    /// Which colour-shape pairs.
+    #[arg(long, value_enum, default_value_t = Pairing::Train)]
+    pairs: Pairing,
+    /// Pixels of a drawn frame's side; absent: what the bundle takes.
+    #[arg(long)]
+    size: Option<usize>,
+    /// Threads; absent: one a core.
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Wording {
+    /// Wordings that were trained on.
+    Train,
+    /// Wordings that were never trained on.
+    HeldOut,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Pairing {
+    /// Pairs that were trained on.
+    Train,
+    /// Pairs that were never trained on.
+    HeldOut,
+    /// All pairs.
+    Any,
+}
+
+impl Evaluate {
+    /// Runs the command; the exit status.
+    pub fn run(self) -> anyhow::Result<i32> {
+        run(&self)?;
+        Ok(0)
+    }
+}
+
+fn run(args: &Evaluate) -> anyhow::Result<()> {
+    let bundle = match &args.bundle {
+        Some(directory) => Bundle::open(directory)?,
+        None => Bundle::bundled()?,
+    };
+    let model = VlJepa::load(&bundle)?;
+    let edges = Edges {
+        preprocessor: Arc::new(bundle.preprocessor()?),
+        tokenizer: Arc::new(bundle.tokenizer(Part::Text)?),
+        question_tokens: bundle.config.predictor.max_question_tokens,
+        answer_tokens: bundle.config.text.max_tokens(),
+    };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let settings = ExamSettings {
+        clips: args.clips,
+        seed: args.seed,
+        frames: bundle.config.vision.frames_per_clip,
+        size: args.size.unwrap_or(bundle.config.vision.crop_size),
+        phrasings: match args.phrasings {
+            Wording::Train => Phrasings::Train,
+            Wording::HeldOut => Phrasings::HeldOut,
+        },
+        pairs: match args.pairs {
+            Pairing::Train => Pairs::Train,
+            Pairing::HeldOut => Pairs::HeldOut,
+            Pairing::Any => Pairs::Any,
+        },
+        thorough: true,
+        threads: args.threads.unwrap_or(cores).max(1),
+    };
+    let spinner = ProgressBar::new_spinner().with_message("asking questions");
+    spinner.enable_steady_tick(std::time::Duration::from_millis(200));
+    let exam = examine(&Bundled { model: &model }, &edges, &settings);
+    spinner.finish_and_clear();
+    let exam = exam?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&exam)?);
+    } else {
+        println!("{}: wordings {:?}, pairs {:?}, seed {}\n", bundle.name, args.phrasings, args.pairs, args.seed);
+        print!("{exam}");
+    }
+    Ok(())
+}

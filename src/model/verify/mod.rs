@@ -4,10 +4,16 @@
 //! input, a stage that is computed and compared, or listed as not checked. Sizes, counts of layers, clips and cases come from
 //! names and shapes. One file a kind of part; `compare.rs` alone decides what agrees.
 
+mod bitlinear;
 mod compare;
+mod decoder;
+mod files;
 mod golden;
 mod stream;
+mod text;
 mod trial;
+mod vision;
+mod whole;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -16,6 +22,7 @@ use serde::Serialize;
 
 pub use compare::{Stage, Tolerance, Unit};
 
+use crate::nn::weights::WeightsError;
 use golden::Golden;
 use trial::Trial;
 
@@ -30,6 +37,9 @@ pub enum VerifyError {
         /// What is wrong, with the name of the tensor or field.
         what: String,
     },
+    /// The weights are not those that the config speaks of.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
     /// A stage could not be computed at all.
     #[error("a stage cannot be computed: {0}")]
     Compute(#[from] candle_core::Error),
@@ -58,8 +68,28 @@ impl Report {
 }
 
 /// Compares what the checkpoint in `dir` computes with what `golden` (a file or folder; `dir` itself if none is named) holds.
+///
+/// `dir` is one part in Hugging Face layout, a whole model, or a folder that holds recorded tensors only.
 pub fn verify(dir: &Path, golden: Option<&Path>) -> Result<Report, VerifyError> {
     let mut trial = Trial::new(Golden::open(golden.unwrap_or(dir))?);
+    let kind = files::model_type(dir)?;
+    match kind.as_deref() {
+        Some("vjepa2") => vision::check(&mut trial, dir)?,
+        Some("gemma3_text" | "bert") => text::check(&mut trial, dir)?,
+        Some("llama" | "bitnet") => decoder::check(&mut trial, dir)?,
+        Some("vl_jepa" | "vljepa") => whole::check(&mut trial, dir)?,
+        Some(other) => {
+            let known = "vjepa2, gemma3_text, bert, llama, bitnet, vl_jepa";
+            let what = format!("model_type is \"{other}\", must be one of {known}");
+            return Err(VerifyError::new(&dir.join("config.json"), what));
+        }
+        None if !files::files(dir, files::MODEL)?.is_empty() => {
+            return Err(VerifyError::new(&dir.join("config.json"), "is missing, and the weights beside it need it"));
+        }
+        None => {}
+    }
+    vision::check_preprocessing(&mut trial, dir)?;
+    bitlinear::check_cases(&mut trial)?;
     stream::check(&mut trial)?;
     Ok(trial.report())
 }

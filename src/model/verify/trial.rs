@@ -118,11 +118,6 @@ impl Ragged {
         Ragged { places: ahead + self.places, rows }
     }
 
-    /// How many sequences there are.
-    pub fn sequences(&self) -> usize {
-        self.rows.len()
-    }
-
     /// The valid entries of each sequence of a padded list.
     pub fn strip<'a, T>(&self, padded: &'a [T]) -> Vec<&'a [T]> {
         let line = |(i, row): (usize, &Range<usize>)| &padded[i * self.places + row.start..i * self.places + row.end];
@@ -141,23 +136,39 @@ impl Ragged {
         tensor(&Values { shape: shape.to_vec(), numbers }, &shape)
     }
 
+    /// Where the sequences lie among the valid rows.
+    pub fn segments(&self) -> Vec<Range<usize>> {
+        let mut end = 0;
+        let mut segment = |row: &Range<usize>| {
+            let start = end;
+            end += row.len();
+            start..end
+        };
+        self.rows.iter().map(&mut segment).collect()
+    }
+
     /// The rows of `ragged` ([valid rows, width]) back in their places, zeros elsewhere: [sequences, places, width].
     pub fn pad(&self, ragged: &Tensor) -> Result<Values, VerifyError> {
         let (_, width) = ragged.dims2()?;
+        self.pad_over(ragged, vec![0.0; self.rows.len() * self.places * width])
+    }
+
+    /// [`Ragged::pad`] over what the places without a row hold. Rows that do not fit keep their own shape.
+    pub fn pad_over(&self, ragged: &Tensor, mut places: Vec<f64>) -> Result<Values, VerifyError> {
+        let (rows, width) = ragged.dims2()?;
         let values = numbers(ragged)?;
-        let mut padded = vec![0.0; self.rows.len() * self.places * width];
-        let mut taken = 0;
-        for (i, row) in self.rows.iter().enumerate() {
-            let (start, len) = ((i * self.places + row.start) * width, row.len() * width);
-            let rows = values.get(taken..taken + len).unwrap_or_default();
-            padded[start..start + rows.len()].copy_from_slice(rows);
-            taken += len;
+        let valid: usize = self.rows.iter().map(Range::len).sum();
+        if rows != valid || places.len() != self.rows.len() * self.places * width {
+            return Ok(Values { shape: vec![rows, width], numbers: values });
         }
-        let shape = match taken == values.len() {
-            true => vec![self.rows.len(), self.places, width],
-            false => ragged.dims().to_vec(),
-        };
-        Ok(Values { shape, numbers: if taken == values.len() { padded } else { values } })
+        let mut left = values.as_slice();
+        for (i, row) in self.rows.iter().enumerate() {
+            let (here, rest) = left.split_at(row.len() * width);
+            let start = (i * self.places + row.start) * width;
+            places[start..start + here.len()].copy_from_slice(here);
+            left = rest;
+        }
+        Ok(Values { shape: vec![self.rows.len(), self.places, width], numbers: places })
     }
 }
 

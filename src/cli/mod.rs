@@ -7,8 +7,10 @@ mod ask;
 mod client;
 mod embed;
 mod evaluate;
+mod inspect;
 mod serve;
 mod train;
+mod verify;
 
 use std::path::Path;
 use std::time::Duration;
@@ -44,6 +46,10 @@ enum Command {
     Train(train::Train),
     /// Examines a bundle on clips that were never trained on.
     Evaluate(evaluate::Evaluate),
+    /// Shows a bundle's parts, parameters, precision, sizes, kernel and space.
+    Inspect(inspect::Inspect),
+    /// Compares a checkpoint's stages with recorded tensors.
+    Verify(verify::Verify),
 }
 
 /// Runs the command line of this process and returns its exit status.
@@ -62,6 +68,8 @@ pub fn run() -> i32 {
         Command::Embed(embed) => embed.run(),
         Command::Train(train) => train.run(),
         Command::Evaluate(evaluate) => evaluate.run(),
+        Command::Inspect(inspect) => inspect.run(),
+        Command::Verify(verify) => verify.run(),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -3,8 +3,10 @@
 mod architecture;
 mod bitlinear;
 mod cli;
+mod golden;
 mod input;
 mod model_laws;
 mod preprocess;
 mod service;
 mod train;
+mod verify;

@@ -1,0 +1,273 @@
+//! Every recorded tensor in fixtures/golden, through the library call behind `vljepa verify`.
+//!
+//! The number of rows is written down for each folder: a stage that is silently skipped fails as one that disagrees does.
+//! What a README allows for its own tensors is asserted here; `verify` itself leaves room for other sizes and seeds.
+
+use std::path::{Path, PathBuf};
+
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+use tempfile::TempDir;
+use vljepa::model::verify::{Report, verify};
+
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/golden").join(name)
+}
+
+/// Everything agrees, in this many rows, and nothing but `not_checked` is left over.
+#[track_caller]
+fn check(name: &str, rows: usize, not_checked: &[&str]) -> Report {
+    let report = verify(&folder(name), None).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let out: Vec<_> = report.stages.iter().filter(|stage| !stage.ok).collect();
+    assert!(out.is_empty() && report.ok(), "{name}: {out:#?}");
+    assert_eq!(report.not_checked, not_checked, "{name}");
+    assert_eq!(report.stages.len(), rows, "{name}: {:#?}", report.stages);
+    report
+}
+
+/// The rows whose names begin with one of these are within `bound * rms`; there are such rows.
+#[track_caller]
+fn within(report: &Report, names: &[&str], bound: f64) {
+    for name in names {
+        let rows: Vec<_> = report.stages.iter().filter(|stage| stage.name.starts_with(name)).collect();
+        assert!(!rows.is_empty(), "no row begins with {name}");
+        for stage in rows {
+            assert!(stage.max_over_rms <= bound, "{} is {:e} off, {bound:e} allowed", stage.name, stage.max_over_rms);
+        }
+    }
+}
+
+#[test]
+fn vision() {
+    within(&check("vjepa2_tiny", 15, &[]), &[""], 4e-5);
+    within(&check("vjepa2_tiny_rem", 14, &[]), &[""], 2e-5);
+}
+
+#[test]
+fn preprocessing() {
+    check("vjepa2_preprocess", 3, &[]);
+}
+
+#[test]
+fn text_encoders() {
+    // the last row is texts.json through the folder's tokenizer
+    within(&check("embeddinggemma_tiny", 16, &[]), &[""], 3e-5);
+    within(&check("bert_tiny", 7, &[]), &[""], 2e-5);
+}
+
+#[test]
+fn llama() {
+    within(&check("llama_tiny", 13, &[]), &[""], 3e-5);
+}
+
+#[test]
+fn bitnet_by_three_paths_and_its_linears_from_both_files() {
+    let report = check("bitnet_tiny", 65, &["online_bf16.logits"]);
+    within(&report, &["online.", "packed.", "offline."], 0.05);
+    let exact = report.stages.iter().filter(|stage| stage.tolerance.to_string() == "exact").count();
+    assert_eq!(exact, 2 * 7 * 3, "two files, seven linears, three exact tensors");
+}
+
+#[test]
+fn bitlinear() {
+    check("bitlinear", 56, &[]);
+}
+
+#[test]
+fn the_whole_model_and_selective_decoding() {
+    let report = check("vljepa_tiny", 103, &[]);
+    within(&report, &["visual_tokens", "pred.inputs_embeds", "y.", "fp."], 4e-5);
+    within(&report, &["pred.embedding", "packed: pred.embedding"], 5e-3);
+    within(&report, &["pred.layer", "pred.norm"], 0.05);
+    let loss = report.stages.iter().filter(|stage| stage.name.ends_with("loss")).map(|stage| stage.max_diff);
+    assert!(loss.fold(0.0, f64::max) <= 1e-3);
+}
+
+/// A copy of a golden folder that a test may spoil.
+struct Copy(TempDir);
+
+impl Copy {
+    fn of(name: &str) -> Copy {
+        fn copy(from: &Path, to: &Path) {
+            std::fs::create_dir_all(to).expect("a folder");
+            for entry in from.read_dir().expect("a folder") {
+                let (from, to) = entry.map(|e| (e.path(), to.join(e.file_name()))).expect("an entry");
+                match from.is_dir() {
+                    true => copy(&from, &to),
+                    // written anew: a copy would keep that the original must not be written
+                    false => std::fs::write(&to, std::fs::read(&from).expect("a file")).expect("a copy"),
+                }
+            }
+        }
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        copy(&self::folder(name), folder.path());
+        Copy(folder)
+    }
+
+    fn path(&self, file: &str) -> PathBuf {
+        self.0.path().join(file)
+    }
+
+    fn verify(&self) -> Result<Report, String> {
+        verify(self.0.path(), None).map_err(|e| e.to_string())
+    }
+
+    /// Rewrites a safetensors file with the bytes of one tensor changed.
+    fn spoil(&self, file: &str, tensor: &str, change: impl Fn(&mut Vec<u8>)) {
+        let file = self.path(file);
+        let bytes = std::fs::read(&file).expect("the file");
+        let mut tensors: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = SafeTensors::deserialize(&bytes)
+            .expect("safetensors")
+            .iter()
+            .map(|(name, view)| (name.to_owned(), view.dtype(), view.shape().to_vec(), view.data().to_vec()))
+            .collect();
+        let spoilt = tensors.iter_mut().find(|(name, ..)| name == tensor).expect("the tensor");
+        change(&mut spoilt.3);
+        let views = tensors
+            .iter()
+            .map(|(name, dtype, shape, bytes)| (name, TensorView::new(*dtype, shape.clone(), bytes).expect("a view")));
+        safetensors::serialize_to_file(views, None, &file).expect("written");
+    }
+
+    fn replace(&self, file: &str, from: &str, to: &str) {
+        let text = std::fs::read_to_string(self.path(file)).expect("the file");
+        assert!(text.contains(from), "{file} holds {from}");
+        std::fs::write(self.path(file), text.replace(from, to)).expect("written");
+    }
+
+    #[track_caller]
+    fn assert_out(&self, stages: &[&str]) {
+        let report = self.verify().expect("it can be read");
+        assert!(!report.ok());
+        for name in stages {
+            let row = report.stages.iter().find(|stage| stage.name == *name);
+            assert!(row.is_some_and(|stage| !stage.ok), "{name} should be out: {row:?}");
+        }
+    }
+
+    #[track_caller]
+    fn assert_error(&self, words: &[&str]) {
+        let error = self.verify().expect_err("it cannot be used");
+        assert!(words.iter().all(|word| error.contains(word)), "{error:?} should hold {words:?}");
+    }
+}
+
+/// Flips the sign of the first bf16 or f32.
+fn negate(bytes: &mut [u8], width: usize) {
+    bytes[width - 1] ^= 0x80;
+}
+
+#[test]
+fn published_spellings_of_a_config_read_the_same() {
+    for (name, rows) in [("llama_tiny", 13), ("embeddinggemma_tiny", 16)] {
+        let copy = Copy::of(name);
+        std::fs::rename(copy.path("config.hub_style.json"), copy.path("config.json")).expect("renamed");
+        let report = copy.verify().expect("verified");
+        assert!(report.ok(), "{name}");
+        assert_eq!(report.stages.len(), rows, "{name}");
+    }
+}
+
+#[test]
+fn packed_weights_alone_give_the_same_model() {
+    let copy = Copy::of("bitnet_tiny");
+    std::fs::rename(copy.path("model_packed.safetensors"), copy.path("model.safetensors")).expect("renamed");
+    let report = copy.verify().expect("verified");
+    assert!(report.ok());
+    assert_eq!(report.stages.len(), 9 + 7 * 4, "three paths of three stages, and one set of linears");
+
+    let copy = Copy::of("vljepa_tiny/predictor");
+    let whole = Copy::of("vljepa_tiny");
+    std::fs::rename(copy.path("model_packed.safetensors"), whole.path("predictor/model.safetensors")).expect("moved");
+    std::fs::remove_file(whole.path("predictor/model_packed.safetensors")).expect("removed");
+    let report = whole.verify().expect("verified");
+    assert!(report.ok() && report.stages.iter().any(|stage| stage.name == "pred.embedding_all"));
+    assert!(report.not_checked.iter().all(|name| name.starts_with("fp.")), "no float weights, no fp stages");
+    assert_eq!(report.not_checked.len(), 5);
+}
+
+#[test]
+fn a_golden_file_may_lie_elsewhere() {
+    let io = folder("bert_tiny").join("io.safetensors");
+    let copy = Copy::of("bert_tiny");
+    std::fs::remove_file(copy.path("io.safetensors")).expect("removed");
+    copy.assert_error(&["io.safetensors"]);
+    let report = verify(copy.0.path(), Some(&io)).expect("verified");
+    assert!(report.ok() && report.stages.len() == 7);
+}
+
+#[test]
+fn a_spoilt_weight_is_out_from_its_stage_on() {
+    let copy = Copy::of("bert_tiny");
+    copy.spoil("model.safetensors", "encoder.layer.1.attention.self.value.bias", |bytes| bytes[1] ^= 0xc0);
+    copy.assert_out(&["layer1", "layer2", "embedding"]);
+    let report = copy.verify().expect("verified");
+    assert!(report.stages.iter().find(|stage| stage.name == "layer0").is_some_and(|stage| stage.ok));
+
+    let copy = Copy::of("bitnet_tiny");
+    copy.spoil("model_packed.safetensors", "model.layers.0.self_attn.q_proj.weight", |bytes| bytes[0] ^= 1);
+    copy.assert_out(&["packed: l0.self_attn.q_proj.acc_i32"]);
+}
+
+#[test]
+fn a_spoilt_recording_is_out() {
+    let copy = Copy::of("llama_tiny");
+    copy.spoil("io.safetensors", "causal.logits", |bytes| negate(bytes, 4));
+    copy.assert_out(&["causal.logits"]);
+    copy.spoil("io.safetensors", "decode.greedy_ids", |bytes| bytes[0] ^= 1);
+    copy.assert_out(&["decode.greedy_ids"]);
+    copy.spoil("io.safetensors", "bidir.pooled", |bytes| bytes[..4].copy_from_slice(&f32::NAN.to_le_bytes()));
+    copy.assert_out(&["bidir.pooled"]);
+
+    let copy = Copy::of("bitlinear");
+    copy.spoil("io.safetensors", "2.acc_i32", |bytes| bytes[0] ^= 1);
+    copy.spoil("io.safetensors", "0.act_int8", |bytes| bytes[5] ^= 1);
+    copy.assert_out(&["2.acc_i32", "0.act_int8"]);
+
+    let copy = Copy::of("vljepa_tiny");
+    copy.spoil("stream.safetensors", "ward7.labels", |bytes| bytes[0] ^= 1);
+    copy.spoil("stream.safetensors", "gate_mean_0.5_4.decode", |bytes| bytes[4] ^= 1);
+    copy.spoil("stream.safetensors", "ward_threshold.labels", |bytes| bytes[0] ^= 1);
+    copy.assert_out(&["ward7.labels", "gate_mean_0.5_4.decode", "ward_threshold.labels"]);
+}
+
+#[test]
+fn another_config_is_another_model() {
+    let copy = Copy::of("llama_tiny");
+    copy.replace("config.json", "\"rope_theta\": 500000.0", "\"rope_theta\": 10000.0");
+    copy.assert_out(&["inv_freq", "bidir.layer0", "causal.logits"]);
+    let copy = Copy::of("vljepa_tiny");
+    copy.replace("config.json", "\"predictor_pool\": \"all\"", "\"predictor_pool\": \"query\"");
+    copy.assert_out(&["logits"]);
+}
+
+#[test]
+fn what_cannot_be_used_is_named() {
+    let copy = Copy::of("bert_tiny");
+    copy.replace("config.json", "\"hidden_size\": 48", "\"hidden_size\": 50");
+    copy.assert_error(&["config.json", "hidden_size is 50"]);
+    copy.replace("config.json", "\"hidden_size\": 50", "\"hidden_size\": 52");
+    copy.assert_error(&["embeddings.word_embeddings.weight", "[200, 48]", "[200, 52]"]);
+    copy.replace("config.json", "\"model_type\": \"bert\"", "\"model_type\": \"roberta\"");
+    copy.assert_error(&["config.json", "model_type", "roberta"]);
+    std::fs::remove_file(copy.path("config.json")).expect("removed");
+    copy.assert_error(&["config.json", "missing"]);
+
+    let copy = Copy::of("vjepa2_tiny");
+    std::fs::remove_file(copy.path("model.safetensors")).expect("removed");
+    copy.assert_error(&["model.safetensors"]);
+    let copy = Copy::of("vjepa2_tiny");
+    std::fs::write(copy.path("io.safetensors"), b"short").expect("written");
+    copy.assert_error(&["io.safetensors"]);
+    let nowhere = verify(Path::new("/nowhere/at/all"), None).expect_err("there is no such folder").to_string();
+    assert!(nowhere.contains("/nowhere/at/all"), "{nowhere}");
+}
+
+#[test]
+fn a_recording_that_is_about_nothing_here_does_not_pass() {
+    let golden = folder("bitlinear").join("io.safetensors");
+    let report = verify(&folder("vjepa2_preprocess"), Some(&folder("bert_tiny"))).expect("it can be read");
+    assert!(report.stages.is_empty() && !report.ok(), "nothing checked is no success");
+    let report = verify(&folder("bert_tiny"), Some(&golden)).expect("it can be read");
+    assert!(report.ok(), "cases carry their own weights");
+}

@@ -11,6 +11,7 @@ mod inspect;
 mod serve;
 mod train;
 mod verify;
+mod world;
 
 use std::path::Path;
 use std::time::Duration;
@@ -50,6 +51,8 @@ enum Command {
     Inspect(inspect::Inspect),
     /// Compares a checkpoint's stages with recorded tensors.
     Verify(verify::Verify),
+    /// Writes clips of the generator, and questions about them, as files.
+    World(world::World),
 }
 
 /// Runs the command line of this process and returns its exit status.
@@ -70,6 +73,7 @@ pub fn run() -> i32 {
         Command::Evaluate(evaluate) => evaluate.run(),
         Command::Inspect(inspect) => inspect.run(),
         Command::Verify(verify) => verify.run(),
+        Command::World(world) => world.run(),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

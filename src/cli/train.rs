@@ -94,7 +94,7 @@ fn run(args: &Train) -> anyhow::Result<()> {
         clips: args.validate_clips,
         seed: 0,
         frames: setup.recipe.world.frames,
-        size: setup.recipe.world.size,
+        size: setup.recipe.world.sizes[0],
         phrasings: Phrasings::Train,
         pairs: Pairs::Train,
         thorough: false,

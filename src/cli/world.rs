@@ -11,11 +11,11 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::input::{Frame, encode};
 use crate::train::data::EVALUATION;
-use crate::train::world::{Config, Family, Pairs, Phrasings, World};
+use crate::train::world::{self, Config, Family, Pairs, Phrasings};
 
 /// Writes clips of the generator's world, and questions about them, to a folder.
 #[derive(Debug, clap::Args)]
-pub struct WorldArgs {
+pub struct World {
     /// The folder; made if it is not there
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -36,17 +36,22 @@ pub struct WorldArgs {
     held_out: bool,
 }
 
-/// Writes the files and returns the exit status.
-pub fn run(args: &WorldArgs) -> anyhow::Result<i32> {
+impl World {
+    pub fn run(self) -> anyhow::Result<i32> {
+        run(&self).map(|()| 0)
+    }
+}
+
+fn run(args: &World) -> anyhow::Result<()> {
     ensure!((16..=1024).contains(&args.size), "--size is {}, must be 16 to 1024 pixels", args.size);
     std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
     let lines = args.out.join("questions.jsonl");
     let mut lines =
         std::io::BufWriter::new(std::fs::File::create(&lines).with_context(|| lines.display().to_string())?);
-    let world = World::new(Config { pairs: Pairs::Train, ..Config::default() });
+    let world = world::World::new(Config { pairs: Pairs::Train, ..Config::default() });
     let phrasings = if args.held_out { Phrasings::HeldOut } else { Phrasings::Train };
     let mut random = ChaCha8Rng::seed_from_u64(args.seed);
-    let weights = Family::ALL.map(|family| (family, 1.0));
+    let weights = Family::ALL.iter().map(|&family| (family, 1.0)).collect::<Vec<_>>();
     for index in 0..args.clips {
         let seed = random.next_u64();
         let scenario = world.clip(if args.held_out { seed | EVALUATION } else { seed & !EVALUATION });
@@ -65,7 +70,7 @@ pub fn run(args: &WorldArgs) -> anyhow::Result<i32> {
     }
     lines.flush()?;
     println!("{} clips and their questions are in {}", args.clips, args.out.display());
-    Ok(0)
+    Ok(())
 }
 
 /// How long a frame of a written clip is shown.

@@ -198,7 +198,8 @@ impl Source for WorldSource {
             frames = 1; // as an image file: the vision encoder makes one step of it
             truncate(&mut labels, self.grid * self.grid);
         }
-        let clip = self.edges.clip(&scenario, self.settings.size, frames)?;
+        let size = self.settings.sizes[rng.random_range(0..self.settings.sizes.len())];
+        let clip = self.edges.clip(&scenario, size, frames)?;
         Ok(Scene { clip, asked, labels: Some(labels) })
     }
 

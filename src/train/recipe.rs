@@ -37,8 +37,9 @@ pub struct Recipe {
 pub struct WorldSettings {
     /// Frames a clip.
     pub frames: usize,
-    /// Width and height of a frame, pixels.
-    pub size: usize,
+    /// Widths of a (square) frame, pixels, one drawn for each clip: a model that only ever saw frames drawn at its own
+    /// size would not know those that were scaled down to it.
+    pub sizes: Vec<usize>,
     /// Fewest and most objects of a clip.
     pub objects: [usize; 2],
     /// Share of clips drawn for one family, so that its question surely exists with a balanced answer.
@@ -49,7 +50,7 @@ pub struct WorldSettings {
 
 impl Default for WorldSettings {
     fn default() -> WorldSettings {
-        WorldSettings { frames: 8, size: 64, objects: [1, 4], for_family: 0.5, drop_words: 0.1 }
+        WorldSettings { frames: 8, sizes: vec![64, 64, 64, 128], objects: [1, 4], for_family: 0.5, drop_words: 0.1 }
     }
 }
 
@@ -244,6 +245,10 @@ impl Recipe {
                 "[least, most] with 1 <= least <= most",
             );
         }
+        let sizes = &self.world.sizes;
+        if sizes.is_empty() || sizes.iter().any(|size| !(16..=1024).contains(size)) {
+            return bound("world.sizes".into(), format!("{sizes:?}"), "one or more of 16 to 1024 pixels");
+        }
         Ok(())
     }
 }
@@ -282,9 +287,9 @@ mod tests {
 
     #[test]
     fn changes_reach_any_value() {
-        let changes = ["stages.0.steps=7", "stages.1.families.colour=4", "world.size=32"];
+        let changes = ["stages.0.steps=7", "stages.1.families.colour=4", "world.sizes=[32]"];
         let recipe = Recipe::named("world-small", &changes.map(String::from)).expect("changed");
-        assert_eq!((recipe.stages[0].steps, recipe.world.size), (7, 32));
+        assert_eq!((recipe.stages[0].steps, recipe.world.sizes), (7, vec![32]));
         assert_eq!(recipe.stages[1].families["colour"], 4.0);
         for wrong in ["stages.99.steps=7", "steps", "stages.0.nonsense=1", "stages.0.clips=0", "stages.0.rate=5"] {
             assert!(Recipe::named("world-small", &[wrong.to_owned()]).is_err(), "{wrong} was taken");

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::client::{Source, SourceArgs};
-use super::{FAILED, print_line, read_media, runtime, settings, waiting};
+use super::{FAILED, print_line, read_media, runtime, waiting};
 use crate::engine::{Answer, Manner, Media, Question, Timing};
 use crate::input::Sampling;
 use crate::model::decoder::{DecodeOptions, TokenSampling};
@@ -27,18 +27,17 @@ pub(super) struct Ask {
 }
 
 impl Ask {
-    pub(super) fn run(mut self) -> anyhow::Result<i32> {
-        let settings = settings()?;
+    pub(super) fn run(mut self, settings: &Settings) -> anyhow::Result<i32> {
         let question = self.words.pop().unwrap_or_default();
         anyhow::ensure!(!question.trim().is_empty(), "QUESTION is empty");
-        let manner = self.manner(&settings)?;
+        let manner = self.manner(settings)?;
         let files: Vec<PathBuf> = self.words.iter().map(PathBuf::from).collect();
         runtime()?.block_on(async {
-            let mut source = self.source.open(&settings).await?;
+            let mut source = self.source.open(settings).await?;
             let mut status = 0;
             for file in &files {
                 // One bad file fails alone.
-                match ask(&mut source, file, &question, &manner, &settings).await {
+                match ask(&mut source, file, &question, &manner, settings).await {
                     Ok(answer) if self.json => print_line(&as_json(file, &answer)),
                     Ok(answer) => print(file, &answer, files.len() > 1),
                     Err(error) => {

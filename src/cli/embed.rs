@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use super::client::SourceArgs;
-use super::{FAILED, print_line, read_media, runtime, settings, waiting};
+use super::{FAILED, print_line, read_media, runtime, waiting};
 use crate::engine::{Embedded, Media, Question};
 use crate::input::Sampling;
+use crate::settings::Settings;
 
 const SHOWN: usize = 8;
 
@@ -30,16 +31,15 @@ pub(super) struct Embed {
 }
 
 impl Embed {
-    pub(super) fn run(self) -> anyhow::Result<i32> {
-        let settings = settings()?;
+    pub(super) fn run(self, settings: &Settings) -> anyhow::Result<i32> {
         runtime()?.block_on(async {
-            let mut source = self.source.open(&settings).await?;
+            let mut source = self.source.open(settings).await?;
             let mut status = 0;
             for file in &self.files {
                 let name = file.display().to_string();
                 let waiting = waiting(format!("embedding {name}"));
                 let embedded = async {
-                    let media = Media::File(read_media(file, &settings)?);
+                    let media = Media::File(read_media(file, settings)?);
                     let text = self.question.clone();
                     source.predict(Question { media, sampling: Sampling::default(), text }).await
                 };

@@ -5,6 +5,7 @@
 
 mod ask;
 mod client;
+mod demo;
 mod embed;
 mod evaluate;
 mod inspect;
@@ -21,6 +22,8 @@ use clap::{Parser, Subcommand};
 use indicatif::ProgressBar;
 
 use crate::engine::{Engine, ModelThread};
+use crate::kernel::isa::{self, Isa};
+use crate::kernel::threads;
 use crate::model::bundle::Bundle;
 use crate::model::vl_jepa::VlJepa;
 use crate::settings::Settings;
@@ -43,6 +46,8 @@ enum Command {
     Ask(ask::Ask),
     /// Shows the embeddings of answers or of texts.
     Embed(embed::Embed),
+    /// Starts a server, asks it questions about files that come with the program, and shows what comes back.
+    Demo(demo::Demo),
     /// Trains a model and writes it as a bundle.
     Train(train::Train),
     /// Examines a bundle on clips that were never trained on.
@@ -65,20 +70,39 @@ pub fn run() -> i32 {
             return usage.exit_code();
         }
     };
-    let outcome = match command {
-        Command::Serve(serve) => serve.run(),
-        Command::Ask(ask) => ask.run(),
-        Command::Embed(embed) => embed.run(),
-        Command::Train(train) => train.run(),
-        Command::Evaluate(evaluate) => evaluate.run(),
-        Command::Inspect(inspect) => inspect.run(),
-        Command::Verify(verify) => verify.run(),
-        Command::World(world) => world.run(),
-    };
-    outcome.unwrap_or_else(|error| {
+    settings().and_then(|settings| command.run(settings)).unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
         FAILED
     })
+}
+
+impl Command {
+    /// Runs the command and returns the exit status.
+    fn run(self, settings: Settings) -> anyhow::Result<i32> {
+        match self {
+            Self::Serve(serve) => serve.run(settings),
+            Self::Ask(ask) => ask.run(&settings),
+            Self::Embed(embed) => embed.run(&settings),
+            Self::Demo(demo) => demo.run(settings),
+            Self::Train(train) => train.run(),
+            Self::Evaluate(evaluate) => evaluate.run(),
+            Self::Inspect(inspect) => inspect.run(),
+            Self::Verify(verify) => verify.run(),
+            Self::World(world) => world.run(),
+        }
+    }
+}
+
+/// The settings; those of the processor take effect here, before anything computes.
+fn settings() -> anyhow::Result<Settings> {
+    let settings = Settings::from_environment()?;
+    if let Some(isa) = settings.isa {
+        Isa::parse(isa.word()).and_then(isa::force).context("VLJEPA_ISA")?;
+    }
+    if settings.cpu.threads > 0 {
+        threads::limit(settings.cpu.threads);
+    }
+    Ok(settings)
 }
 
 /// Loads a bundle, the built-in one if none is named, and starts its engine.
@@ -91,10 +115,6 @@ fn start_engine(bundle: Option<&Path>, settings: Settings) -> anyhow::Result<(En
     let started = Engine::start(VlJepa::load(&bundle)?, settings)?;
     waiting.finish_and_clear();
     Ok(started)
-}
-
-fn settings() -> anyhow::Result<Settings> {
-    Settings::from_environment().context("environment")
 }
 
 /// A runtime for the calls; the model computes elsewhere.

@@ -8,9 +8,9 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use super::{runtime, settings, start_engine};
+use super::{runtime, start_engine};
 use crate::service;
-use crate::settings::LogSettings;
+use crate::settings::{LogSettings, Settings};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Serve {
@@ -23,8 +23,7 @@ pub(super) struct Serve {
 }
 
 impl Serve {
-    pub(super) fn run(self) -> anyhow::Result<i32> {
-        let settings = settings()?;
+    pub(super) fn run(self, settings: Settings) -> anyhow::Result<i32> {
         log_to_stderr(&settings.log)?;
         let (engine, thread) = start_engine(self.bundle.as_deref(), settings)?;
         let runtime = runtime()?;

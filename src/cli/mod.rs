@@ -96,8 +96,8 @@ impl Command {
 /// The settings; those of the processor take effect here, before anything computes.
 fn settings() -> anyhow::Result<Settings> {
     let settings = Settings::from_environment()?;
-    if let Some(isa) = settings.isa {
-        Isa::parse(isa.word()).and_then(isa::force).context("VLJEPA_ISA")?;
+    if let Some(isa) = &settings.isa {
+        Isa::parse(isa).and_then(isa::force).context("VLJEPA_ISA")?;
     }
     if settings.cpu.threads > 0 {
         threads::limit(settings.cpu.threads);

@@ -65,3 +65,61 @@ fn nothing_checked_is_status_1_and_unreadable_is_status_2() {
     assert_eq!(unreadable.status.code(), Some(2));
     assert!(text(&unreadable.stderr).contains("bert_tiny"), "{}", text(&unreadable.stderr));
 }
+
+/// The recorded whole model as a bundle: the folders' other names, and the small files that the recording lacks.
+fn bundle() -> tempfile::TempDir {
+    let (from, to) = (golden("vljepa_tiny"), tempfile::tempdir().expect("a temporary folder"));
+    let write = |name: &str, bytes: &[u8]| {
+        let file = to.path().join(name);
+        std::fs::create_dir_all(file.parent().expect("a folder")).expect("made");
+        std::fs::write(file, bytes).expect("written");
+    };
+    let read = |file: PathBuf| std::fs::read(file).expect("a file");
+    for (theirs, ours) in [("x_encoder", "vision"), ("y_encoder", "text")] {
+        write(&format!("{ours}/model.safetensors"), &read(from.join(theirs).join("model.safetensors")));
+    }
+    // only the packed predictor, as bundles store it
+    write("predictor/model.safetensors", &read(from.join("predictor/model_packed.safetensors")));
+    write("io.safetensors", &read(from.join("io.safetensors")));
+    let config = text(&read(from.join("config.json"))).replace("\"vljepa\"", "\"vl_jepa\"");
+    let config = config.replace("x_encoder", "vision").replace("y_encoder", "text");
+    write("config.json", config.as_bytes());
+    let words = ["what", "is", "this"].map(String::from);
+    write("tokenizer.json", &vljepa::input::word_level(&words).expect("a tokenizer"));
+    write("preprocessor_config.json", vljepa::input::Preprocessor::square(32, 8).to_json().as_bytes());
+    write("README.md", b"# tiny");
+    to
+}
+
+#[test]
+fn a_bundle_is_verified_as_a_whole() {
+    let bundle = bundle();
+    let done = vljepa(&["verify", "--json"], &[bundle.path()]);
+    assert_eq!(done.status.code(), Some(0), "{}{}", text(&done.stdout), text(&done.stderr));
+    let report: Value = serde_json::from_slice(&done.stdout).expect("JSON");
+    let left: Vec<_> = report["not_checked"].as_array().expect("a list").iter().filter_map(Value::as_str).collect();
+    assert!(left.len() == 5 && left.iter().all(|name| name.starts_with("fp.")), "{left:?}: no float weights, no fp");
+}
+
+#[test]
+fn inspect_shows_what_a_bundle_is_made_of() {
+    let bundle = bundle();
+    let table = vljepa(&["inspect"], &[bundle.path()]);
+    assert_eq!(table.status.code(), Some(0), "{}", text(&table.stderr));
+    let table = text(&table.stdout);
+    let json = vljepa(&["inspect", "--json"], &[bundle.path()]);
+    let facts: Value = serde_json::from_slice(&json.stdout).expect("JSON");
+    let parts = facts["parts"].as_array().expect("parts");
+    let names: Vec<_> = parts.iter().filter_map(|part| part["part"].as_str()).collect();
+    assert_eq!(names, ["vision", "predictor", "text"]);
+    let predictor = &parts[1];
+    // two layers of q, o 64 x 64, k, v 32 x 64, gate, up, down 160 x 64
+    let ternary = 2 * (2 * 64 * 64 + 2 * 32 * 64 + 3 * 160 * 64);
+    assert_eq!((&predictor["precision"], predictor["ternary_parameters"].as_u64()), (&"w1.58a8".into(), Some(ternary)));
+    let on_disk = std::fs::metadata(bundle.path().join("predictor/model.safetensors")).expect("a file").len();
+    assert_eq!(predictor["bytes_on_disk"].as_u64(), Some(on_disk));
+    for fact in [&facts["space"], &facts["instruction_set"], &predictor["precision"]] {
+        let fact = fact.as_str().expect("a word");
+        assert!(table.contains(fact), "{fact} in\n{table}");
+    }
+}

@@ -79,6 +79,7 @@ fn run(args: &Evaluate) -> anyhow::Result<()> {
         tokenizer: Arc::new(bundle.tokenizer(Part::Text)?),
         question_tokens: bundle.config.predictor.max_question_tokens,
         answer_tokens: bundle.config.text.max_tokens(),
+        answer_prompt: bundle.config.text.prompts().document.clone(),
     };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let settings = ExamSettings {

@@ -74,20 +74,19 @@ impl Train {
 }
 
 fn run(args: &Train) -> anyhow::Result<()> {
-    let checkpoint = if args.resume { Some(Checkpoint::load(&args.out)?) } else { None };
-    if checkpoint.is_none() && checkpoint::path(&args.out).exists() {
+    if !args.resume && checkpoint::path(&args.out).exists() {
         bail!("{} holds a run already; --resume goes on with it", args.out.display());
     }
-    let origin = match (&checkpoint, &args.bundle) {
-        (Some(_), _) => Origin::Checkpoint(Box::new(Checkpoint::load(&args.out)?)),
-        (None, Some(bundle)) => Origin::Bundle(Box::new(recipe(args)?), Box::new(Bundle::open(bundle)?)),
-        (None, None) => Origin::Fresh(Box::new(recipe(args)?)),
+    let origin = match &args.bundle {
+        _ if args.resume => Origin::Checkpoint(Box::new(Checkpoint::load(&args.out)?)),
+        Some(bundle) => Origin::Bundle(Box::new(recipe(args)?), Box::new(Bundle::open(bundle)?)),
+        None => Origin::Fresh(Box::new(recipe(args)?)),
     };
     let material = match &args.data {
         Some(file) => Material::Lines(file, media_limits()?),
         None => Material::World,
     };
-    let setup = prepare(origin, &material, args.seed)?;
+    let setup = prepare(&origin, &material, args.seed)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = args.threads.unwrap_or(cores).max(1);
     let exam = ExamSettings {
@@ -109,7 +108,7 @@ fn run(args: &Train) -> anyhow::Result<()> {
         time_limit: args.minutes.map(|minutes| Duration::from_secs_f64(60.0 * minutes)),
     };
     let mut trainer = Trainer::new(setup, options);
-    if let Some(checkpoint) = &checkpoint {
+    if let Origin::Checkpoint(checkpoint) = &origin {
         trainer.resume(checkpoint)?;
     }
     let end = watch(&mut trainer)?;

@@ -126,6 +126,8 @@ pub struct Edges {
     pub question_tokens: usize,
     /// Longest answer, tokens.
     pub answer_tokens: usize,
+    /// What the text encoder wants before an answer.
+    pub answer_prompt: String,
 }
 
 impl Edges {
@@ -136,7 +138,7 @@ impl Edges {
 
     /// Token ids of an answer.
     pub fn answer(&self, text: &str) -> Result<Vec<u32>, InputError> {
-        Ok(self.tokenizer.encode(text, self.answer_tokens)?.ids)
+        Ok(self.tokenizer.encode(&format!("{}{text}", self.answer_prompt), self.answer_tokens)?.ids)
     }
 
     /// A question with its answer.

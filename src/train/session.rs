@@ -53,19 +53,19 @@ pub enum SessionError {
 }
 
 /// Makes everything that a run needs.
-pub fn prepare(origin: Origin, material: &Material, seed: u64) -> Result<Setup, SessionError> {
-    let tokenizer = match (&origin, material) {
+pub fn prepare(origin: &Origin, material: &Material, seed: u64) -> Result<Setup, SessionError> {
+    let tokenizer = match (origin, material) {
         (Origin::Checkpoint(checkpoint), _) => checkpoint.tokenizer.clone(),
         (Origin::Bundle(_, bundle), _) => String::from_utf8_lossy(&bundle.read("tokenizer.json")?).into_owned(),
         (Origin::Fresh(_), Material::World) => words(&[])?,
         (Origin::Fresh(_), Material::Lines(file, _)) => words(&lines::texts(file)?)?,
     };
-    let (mut recipe, seed) = match &origin {
+    let (mut recipe, seed) = match origin {
         Origin::Checkpoint(checkpoint) => (checkpoint.recipe.clone(), checkpoint.place.seed),
         Origin::Bundle(recipe, _) | Origin::Fresh(recipe) => (Recipe::clone(recipe), seed),
     };
     let parsed = Arc::new(Tokenizer::parse(tokenizer.as_bytes())?);
-    let parts = if let Origin::Bundle(_, bundle) = &origin {
+    let parts = if let Origin::Bundle(_, bundle) = origin {
         recipe.model = bundle.config.clone();
         Parts::from_bundle(bundle, seed)?
     } else {
@@ -77,6 +77,7 @@ pub fn prepare(origin: Origin, material: &Material, seed: u64) -> Result<Setup, 
         tokenizer: parsed,
         question_tokens: recipe.model.predictor.max_question_tokens,
         answer_tokens: recipe.model.text.max_tokens(),
+        answer_prompt: recipe.model.text.prompts().document.clone(),
     };
     let source: Box<dyn Source> = match material {
         Material::World => Box::new(WorldSource::new(&recipe.world, recipe.model.vision.grid(), edges.clone())),

@@ -36,7 +36,7 @@ fn options(directory: &Path) -> RunOptions {
 }
 
 fn trainer(recipe: Box<Recipe>, directory: &Path) -> Trainer {
-    let setup = prepare(Origin::Fresh(recipe), &Material::World, 7).expect("a run can start");
+    let setup = prepare(&Origin::Fresh(recipe), &Material::World, 7).expect("a run can start");
     Trainer::new(setup, options(directory))
 }
 
@@ -88,10 +88,10 @@ fn a_resumed_run_is_the_whole_run() {
             0 => Origin::Fresh(recipe(&[])),
             _ => Origin::Checkpoint(Box::new(Checkpoint::load(halves.path()).expect("a checkpoint"))),
         };
-        let setup = prepare(origin, &Material::World, 7).expect("a run can start");
+        let setup = prepare(&origin, &Material::World, 7).expect("a run can start");
         let mut part = Trainer::new(setup, options(halves.path()));
-        if attempt > 0 {
-            part.resume(&Checkpoint::load(halves.path()).expect("a checkpoint")).expect("it fits");
+        if let Origin::Checkpoint(checkpoint) = &origin {
+            part.resume(checkpoint).expect("it fits");
         }
         let steps = std::cell::Cell::new(0);
         let stop = || steps.replace(steps.get() + 1) == stop_after;
@@ -122,7 +122,7 @@ fn a_tiny_set_is_learnt_by_heart() {
     let recipe = recipe(&[
         "stages=[{\"objective\": \"joint\", \"steps\": 80, \"clips\": 2, \"rate\": 0.003, \"warmup_steps\": 4}]",
     ]);
-    let setup = prepare(Origin::Fresh(recipe), &Material::Lines(&file, LIMITS), 7).expect("a run can start");
+    let setup = prepare(&Origin::Fresh(recipe), &Material::Lines(&file, LIMITS), 7).expect("a run can start");
     let mut trainer = Trainer::new(setup, options(&directory.path().join("run")));
     let (mut losses, mut accuracy) = (Vec::new(), 0.0);
     let mut note = |report: &vljepa::train::trainer::Report| {
@@ -138,7 +138,7 @@ fn a_tiny_set_is_learnt_by_heart() {
 fn the_bundle_answers_as_the_parts_did() {
     let directory = tempfile::tempdir().expect("a directory");
     let recipe = recipe(&["stages.0.steps=2", "stages.1.steps=3", "stages.2.steps=3"]);
-    let setup = prepare(Origin::Fresh(recipe), &Material::World, 7).expect("a run can start");
+    let setup = prepare(&Origin::Fresh(recipe), &Material::World, 7).expect("a run can start");
     let edges = setup.edges.clone();
     let mut trainer = Trainer::new(setup, options(directory.path()));
     run(&mut trainer);
@@ -182,12 +182,12 @@ fn a_wrong_data_file_is_told_by_line_and_field() {
     ];
     for (text, expected) in cases {
         std::fs::write(&file, &text).expect("a file");
-        let error = prepare(Origin::Fresh(recipe(&[])), &Material::Lines(&file, LIMITS), 1).err();
+        let error = prepare(&Origin::Fresh(recipe(&[])), &Material::Lines(&file, LIMITS), 1).err();
         let error = error.unwrap_or_else(|| panic!("taken: {text}")).to_string();
         assert!(error.contains(expected) && error.contains("data.jsonl"), "{error}, expected {expected}");
     }
     std::fs::write(&file, good).expect("a file");
-    let setup = prepare(Origin::Fresh(recipe(&["stages.0.objective=joint"])), &Material::Lines(&file, LIMITS), 1);
+    let setup = prepare(&Origin::Fresh(recipe(&["stages.0.objective=joint"])), &Material::Lines(&file, LIMITS), 1);
     let mut trainer = Trainer::new(setup.expect("the lines are sound"), options(&directory.path().join("run")));
     let error = trainer.run(&|| false, &mut |_| {}).expect_err("no picture").to_string();
     assert!(error.contains("line 1: media") && error.contains("a.png"), "{error}");

@@ -29,7 +29,7 @@ use proto::model_service_server::ModelServiceServer;
 pub use shutdown::ServeError;
 
 /// The generated code of package vljepa.v1; the comments are in proto/.
-#[allow(missing_docs, unused_qualifications, clippy::all)]
+#[allow(missing_docs, unused_qualifications, clippy::all, clippy::too_many_lines)]
 pub mod proto {
     tonic::include_proto!("vljepa.v1");
     /// What reflection answers from.

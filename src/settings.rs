@@ -139,10 +139,6 @@ concerns! {
     text: TextSettings {
         /// One text, bytes of UTF-8.
         bytes_max: usize = 64 << 10, 1..=1 << 24, "VLJEPA_TEXT_BYTES_MAX";
-        /// Tokens of a question that the predictor reads; the rest is cut off and `truncated` told.
-        question_tokens_max: usize = 512, 1..=1 << 15, "VLJEPA_QUESTION_TOKENS_MAX";
-        /// Tokens of a text that the text encoder reads; the rest is cut off and `truncated` told.
-        text_tokens_max: usize = 512, 1..=1 << 15, "VLJEPA_TEXT_TOKENS_MAX";
         /// Tokens the decoder writes for one answer.
         answer_tokens_max: usize = 64, 1..=1 << 12, "VLJEPA_ANSWER_TOKENS_MAX";
         /// Candidate answers of one question.

@@ -43,8 +43,12 @@ def main() -> int:
     parser.add_argument("--timeout", type=float, default=30.0, help="seconds")
     args = parser.parse_args()
 
+    try:
+        media = args.file.read_bytes()
+    except OSError as error:
+        parser.error(str(error))
     request = answer_service_pb2.AnswerRequest(
-        media=media_pb2.Media(inline=args.file.read_bytes()),
+        media=media_pb2.Media(inline=media),
         question=args.question,
         candidates=[choice.strip() for choice in args.choices.split(",") if choice.strip()],
         want_embedding=True,

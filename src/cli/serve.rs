@@ -1,5 +1,6 @@
 //! `vljepa serve`: the gRPC server as a process, with its socket, its signals and its log.
 
+use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -45,7 +46,8 @@ impl Serve {
 
 fn log_to_stderr(log: &LogSettings) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&log.filter).with_context(|| format!("VLJEPA_LOG is {:?}", log.filter))?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let colours = std::io::stderr().is_terminal();
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
     if log.json {
         lines.json().init()
     } else {

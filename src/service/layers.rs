@@ -85,7 +85,7 @@ where
             let late = || Status::deadline_exceeded("deadline exceeded").into_http();
             let response = tokio::time::timeout_at(deadline.into(), call).await.unwrap_or_else(|_| late());
             let code = Status::from_header_map(response.headers()).map_or(Code::Ok, |status| status.code());
-            let elapsed_ms = started.elapsed().as_secs_f64() * 1e3;
+            let elapsed_ms = started.elapsed().as_millis() as u64;
             tracing::info!(id, path, ?code, elapsed_ms, "call");
             Ok(response)
         })

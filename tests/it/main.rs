@@ -3,6 +3,7 @@
 mod architecture;
 mod bitlinear;
 mod cli;
+mod engine;
 mod golden;
 mod input;
 mod model_laws;

@@ -1,0 +1,98 @@
+//! The engine with a tiny random model: what shares a batch, what comes late and what goes away.
+
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
+use vljepa::engine::{Answer, Engine, EngineError, Manner, Media, ModelThread, Question, ThreadState};
+use vljepa::input::Sampling;
+use vljepa::model::decoder::{DecodeOptions, TokenSampling};
+use vljepa::model::vl_jepa::VlJepa;
+use vljepa::settings::Settings;
+
+use crate::model_laws::{BERT, bundle};
+
+const CLIPS: [&[u8]; 3] = [
+    include_bytes!("../../fixtures/demo/star.gif"),
+    include_bytes!("../../fixtures/demo/squares.jpg"),
+    include_bytes!("../../fixtures/demo/hearts.webp"),
+];
+
+fn start() -> (Engine, ModelThread) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let model = VlJepa::load(&bundle(folder.path(), BERT)).expect("a model");
+    Engine::start(model, Settings::default()).expect("a thread")
+}
+
+fn question(clip: usize, text: &str) -> Question {
+    Question { media: Media::File(CLIPS[clip].to_vec()), sampling: Sampling::default(), text: text.into() }
+}
+
+fn choose(candidates: &[&str]) -> Manner {
+    Manner::Choose(candidates.iter().map(|text| text.to_string()).collect())
+}
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(60)
+}
+
+fn sampled(seed: u64) -> Manner {
+    Manner::Speak(DecodeOptions { max_tokens: 8, sampling: TokenSampling::TopP { temperature: 2.0, top_p: 1.0, seed } })
+}
+
+fn assert_same(one: &Answer, other: &Answer) {
+    assert_eq!((&one.text, one.choices.len()), (&other.text, other.choices.len()));
+    for (a, b) in one.choices.iter().zip(&other.choices) {
+        assert!(a.text == b.text && (a.score - b.score).abs() < 1e-4, "{a:?} {b:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_do_not_depend_on_who_else_asks() {
+    let (engine, _thread) = start();
+    let asked: Vec<(Question, Manner)> = (0..24)
+        .map(|i| {
+            let manner = if i % 2 == 0 { choose(&["word1", "word2", "word3 word4"]) } else { sampled(i as u64 % 4) };
+            (question(i % 3, ["word5", "word6 word7"][i / 3 % 2]), manner)
+        })
+        .collect();
+    let mut alone = Vec::new();
+    for (question, manner) in asked.clone() {
+        alone.push(engine.answer(question, manner, soon()).await.expect("an answer"));
+    }
+    let mut together = JoinSet::new();
+    for (at, (question, manner)) in asked.into_iter().enumerate() {
+        let engine = engine.clone();
+        together.spawn(async move { (at, engine.answer(question, manner, soon()).await.expect("an answer")) });
+    }
+    for (at, answer) in together.join_all().await {
+        assert_same(&alone[at], &answer);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_order_of_candidates_is_the_order_of_scores() {
+    let (engine, _thread) = start();
+    let forth = engine.answer(question(0, "word5"), choose(&["word1", "word2", "word3"]), soon()).await.expect("one");
+    let mut back =
+        engine.answer(question(0, "word5"), choose(&["word3", "word2", "word1"]), soon()).await.expect("two");
+    back.choices.reverse();
+    assert_same(&forth, &back);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_late_are_told_and_the_gone_leave_their_places() {
+    let (engine, mut thread) = start();
+    let past = Instant::now();
+    let late = engine.answer(question(0, "word1"), choose(&["word2"]), past).await;
+    assert!(matches!(late, Err(EngineError::DeadlineExceeded)), "{late:?}");
+    for _ in 0..64 {
+        let engine = engine.clone();
+        let call = tokio::spawn(async move { engine.answer(question(2, "word1"), choose(&["word2"]), soon()).await });
+        tokio::task::yield_now().await;
+        call.abort();
+    }
+    engine.answer(question(0, "word1"), choose(&["word2"]), soon()).await.expect("there is room");
+    engine.probe(soon()).await.expect("it lives");
+    drop(engine);
+    assert_eq!(thread.ended().await, ThreadState::Finished);
+}

@@ -1,12 +1,11 @@
 //! `vljepa evaluate`: what a bundle knows about the generator's clips, family by family, beside what guessing scores.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use clap::ValueEnum;
 use indicatif::ProgressBar;
 
-use crate::model::bundle::{Bundle, Part};
+use crate::model::bundle::Bundle;
 use crate::model::vl_jepa::VlJepa;
 use crate::train::data::Edges;
 use crate::train::evaluate::{ExamSettings, examine};
@@ -74,13 +73,7 @@ fn run(args: &Evaluate) -> anyhow::Result<()> {
         None => Bundle::bundled()?,
     };
     let model = VlJepa::load(&bundle)?;
-    let edges = Edges {
-        preprocessor: Arc::new(bundle.preprocessor()?),
-        tokenizer: Arc::new(bundle.tokenizer(Part::Text)?),
-        question_tokens: bundle.config.predictor.max_question_tokens,
-        answer_tokens: bundle.config.text.max_tokens(),
-        answer_prompt: bundle.config.text.prompts().document.clone(),
-    };
+    let edges = Edges::of(&bundle)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let settings = ExamSettings {
         clips: args.clips,

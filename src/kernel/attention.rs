@@ -162,8 +162,11 @@ pub fn backward(
 
 fn check(inputs: Inputs<'_>, heads: Heads, plan: &Plan) {
     let (row, key_row) = (heads.query * inputs.width, heads.key_value * inputs.width);
-    assert!(inputs.width > 0 && heads.key_value > 0 && heads.query % heads.key_value == 0, "heads {heads:?}");
-    assert!(inputs.queries.len() % row == 0 && inputs.keys.len() % key_row == 0, "rows of {row} and {key_row}");
+    assert!(inputs.width > 0 && heads.key_value > 0 && heads.query.is_multiple_of(heads.key_value), "heads {heads:?}");
+    assert!(
+        inputs.queries.len().is_multiple_of(row) && inputs.keys.len().is_multiple_of(key_row),
+        "rows of {row} and {key_row}"
+    );
     assert_eq!(inputs.keys.len(), inputs.values.len(), "keys and values have one shape");
     let mut seen = vec![false; inputs.queries.len() / row];
     for block in &plan.blocks {

@@ -53,7 +53,7 @@ pub(crate) fn for_each(tasks: usize, cost: usize, work: impl Fn(usize) + Sync + 
 /// Cuts `values` into rows of `row` elements and calls `work(first_row, rows)` on runs of whole rows.
 pub(crate) fn for_rows(values: &mut [f32], row: usize, cost: usize, work: impl Fn(usize, &mut [f32]) + Sync + Send) {
     use rayon::prelude::*;
-    let rows = if row == 0 { 0 } else { values.len() / row };
+    let rows = values.len().checked_div(row).unwrap_or(0);
     let threads = available();
     if rows > 1 && cost > WORTH_SPREADING && threads > 1 {
         let run = rows.div_ceil(threads * 2);

@@ -1,5 +1,7 @@
 //! Every layer's gradient against finite differences, and its values against candle's own operations.
 
+#![allow(clippy::single_range_in_vec_init)] // groups of rows are lists of ranges
+
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor, Var};

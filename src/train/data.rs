@@ -11,6 +11,8 @@ use rand_chacha::ChaCha8Rng;
 use super::recipe::{Stage, WorldSettings};
 use super::world::{Config, DenseLabels, Family, Pairs, Phrasings, Question, Scenario, World};
 use crate::input::{Clip, Frame, InputError, Preprocessor, Sampling, Tokenizer};
+use crate::model::bundle::{Bundle, BundleError, Part};
+use crate::model::config::VlJepaConfig;
 
 /// A clip and what is asked about it.
 pub struct Scene {
@@ -131,6 +133,22 @@ pub struct Edges {
 }
 
 impl Edges {
+    /// The edges of a model with this config.
+    pub fn new(config: &VlJepaConfig, preprocessor: Preprocessor, tokenizer: Tokenizer) -> Edges {
+        Edges {
+            preprocessor: Arc::new(preprocessor),
+            tokenizer: Arc::new(tokenizer),
+            question_tokens: config.predictor.max_question_tokens,
+            answer_tokens: config.text.max_tokens(),
+            answer_prompt: config.text.prompts().document.clone(),
+        }
+    }
+
+    /// The edges of a bundle. Questions and answers are read by the text encoder's tokenizer.
+    pub fn of(bundle: &Bundle) -> Result<Edges, BundleError> {
+        Ok(Edges::new(&bundle.config, bundle.preprocessor()?, bundle.tokenizer(Part::Text)?))
+    }
+
     /// Token ids of a question.
     pub fn question(&self, text: &str) -> Result<Vec<u32>, InputError> {
         Ok(self.tokenizer.encode(text, self.question_tokens)?.ids)

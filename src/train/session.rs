@@ -1,7 +1,6 @@
 //! From what a person asks for to a run that can start: recipe, tokenizer, parts and data, fitted to each other.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use super::checkpoint::{Checkpoint, CheckpointError};
 use super::data::{DataError, Edges, Source, WorldSource};
@@ -18,7 +17,7 @@ use crate::nn::weights::WeightsError;
 pub enum Origin {
     /// Nowhere: random weights, and a vocabulary of the words that the data have.
     Fresh(Box<Recipe>),
-    /// A bundle; the recipe's model gives way to the bundle's.
+    /// A bundle; the recipe's model and preprocessor give way to the bundle's.
     Bundle(Box<Recipe>, Box<Bundle>),
     /// A run that stopped.
     Checkpoint(Box<Checkpoint>),
@@ -64,21 +63,17 @@ pub fn prepare(origin: &Origin, material: &Material, seed: u64) -> Result<Setup,
         Origin::Checkpoint(checkpoint) => (checkpoint.recipe.clone(), checkpoint.place.seed),
         Origin::Bundle(recipe, _) | Origin::Fresh(recipe) => (Recipe::clone(recipe), seed),
     };
-    let parsed = Arc::new(Tokenizer::parse(tokenizer.as_bytes())?);
+    let parsed = Tokenizer::parse(tokenizer.as_bytes())?;
     let parts = if let Origin::Bundle(_, bundle) = origin {
         recipe.model = bundle.config.clone();
+        recipe.preprocessor = serde_json::from_str(&bundle.preprocessor()?.to_json()).expect("as written here");
         Parts::from_bundle(bundle, seed)?
     } else {
         fit(&mut recipe, parsed.rows());
         Parts::fresh(&recipe.model, seed)?
     };
-    let edges = Edges {
-        preprocessor: Arc::new(Preprocessor::parse(recipe.preprocessor.to_string().as_bytes())?),
-        tokenizer: parsed,
-        question_tokens: recipe.model.predictor.max_question_tokens,
-        answer_tokens: recipe.model.text.max_tokens(),
-        answer_prompt: recipe.model.text.prompts().document.clone(),
-    };
+    let preprocessor = Preprocessor::parse(recipe.preprocessor.to_string().as_bytes())?;
+    let edges = Edges::new(&recipe.model, preprocessor, parsed);
     let source: Box<dyn Source> = match material {
         Material::World => Box::new(WorldSource::new(&recipe.world, recipe.model.vision.grid(), edges.clone())),
         Material::Lines(file, limits) => Box::new(LinesSource::open(file, edges.clone(), *limits)?),

@@ -64,6 +64,8 @@ fn llama() {
 fn bitnet_by_three_paths_and_its_linears_from_both_files() {
     let report = check("bitnet_tiny", 65, &["online_bf16.logits"]);
     within(&report, &["online.", "packed.", "offline."], 0.05);
+    let logits = report.stages.iter().filter(|stage| stage.name.ends_with("logits"));
+    assert!(logits.map(|stage| stage.cosine).fold(1.0, f64::min) >= 0.9999);
     let exact = report.stages.iter().filter(|stage| stage.tolerance.to_string() == "exact").count();
     assert_eq!(exact, 2 * 7 * 3, "two files, seven linears, three exact tensors");
 }
@@ -79,6 +81,14 @@ fn the_whole_model_and_selective_decoding() {
     within(&report, &["visual_tokens", "pred.inputs_embeds", "y.", "fp."], 4e-5);
     within(&report, &["pred.embedding", "packed: pred.embedding"], 5e-3);
     within(&report, &["pred.layer", "pred.norm"], 0.05);
+    for stage in report.stages.iter().filter(|stage| stage.name.starts_with("pred.")) {
+        if stage.name.starts_with("pred.layer") || stage.name == "pred.norm" {
+            assert!(stage.mean_over_rms <= 1e-3, "{}: mean {:e}", stage.name, stage.mean_over_rms);
+        }
+        if stage.name.starts_with("pred.embedding") {
+            assert!(stage.cosine >= 1.0 - 1e-6, "{}: cosine {}", stage.name, stage.cosine);
+        }
+    }
     let loss = report.stages.iter().filter(|stage| stage.name.ends_with("loss")).map(|stage| stage.max_diff);
     assert!(loss.fold(0.0, f64::max) <= 1e-3);
 }

@@ -1,5 +1,7 @@
 //! Attention against its definition in f64, and its gradients against finite differences.
 
+#![allow(clippy::single_range_in_vec_init)] // lists of ranges are meant
+
 use super::*;
 
 fn noise(count: usize, seed: u64) -> Vec<f32> {

@@ -33,7 +33,7 @@ fn moments(x: &[f32], eps: f32) -> (f32, f32) {
 
 /// LayerNorm of rows of `weight.len()`: `(x - mean) / sqrt(var + eps) * weight + bias`.
 pub fn layer_norm(x: &[f32], (weight, bias): (&[f32], &[f32]), eps: f32, out: &mut [f32]) {
-    assert!(weight.len() == bias.len() && x.len() == out.len() && x.len() % weight.len() == 0);
+    assert!(weight.len() == bias.len() && x.len() == out.len() && x.len().is_multiple_of(weight.len()));
     for_rows(out, weight.len(), x.len() * 8, |first, out| {
         let start = first * weight.len();
         layer_norm_run(&x[start..start + out.len()], weight, bias, eps, out);
@@ -79,7 +79,7 @@ wide! {
 
 /// RMSNorm of rows of `weight.len()`: `x / sqrt(mean(x^2) + eps) * (weight + offset)`.
 pub fn rms_norm(x: &[f32], weight: &[f32], (eps, offset): (f32, f32), out: &mut [f32]) {
-    assert!(x.len() == out.len() && x.len() % weight.len() == 0);
+    assert!(x.len() == out.len() && x.len().is_multiple_of(weight.len()));
     for_rows(out, weight.len(), x.len() * 8, |first, out| {
         let start = first * weight.len();
         rms_norm_run(&x[start..start + out.len()], weight, (eps, offset), out);

@@ -29,7 +29,7 @@ pub struct Angles<'a> {
 /// `backwards` applies the transposed map, which is the gradient.
 pub fn rotate(x: &[f32], angles: Angles<'_>, row: usize, backwards: bool, out: &mut [f32]) {
     let rows = angles.cos.len() / angles.width;
-    assert!(x.len() == out.len() && x.len() == rows * row && row % angles.width == 0);
+    assert!(x.len() == out.len() && x.len() == rows * row && row.is_multiple_of(angles.width));
     assert_eq!(angles.cos.len(), angles.sin.len());
     for_rows(out, row, x.len() * 4, |first, out| {
         let lines = out.len() / row;

@@ -110,6 +110,8 @@ pub struct Stage {
     pub rms: f64,
     /// `max_diff / rms`; 0 if both are 0.
     pub max_over_rms: f64,
+    /// Mean absolute difference over `rms`; 0 if both are 0.
+    pub mean_over_rms: f64,
     /// Cosine between the flattened tensors; 1 if both are 0, 0 if one is.
     pub cosine: f64,
     /// What was allowed.
@@ -129,6 +131,7 @@ pub fn compare(name: String, computed: &Values, recorded: &Values, tolerance: To
         max_diff: f64::NAN,
         rms: norm(&recorded.numbers) / (recorded.numbers.len().max(1) as f64).sqrt(),
         max_over_rms: f64::NAN,
+        mean_over_rms: f64::NAN,
         cosine: f64::NAN,
         tolerance,
         ok: false,
@@ -165,7 +168,8 @@ fn measure(stage: &mut Stage, computed: &[f64], recorded: &[f64]) {
     let mean_size = recorded.iter().map(|r| r.abs()).sum::<f64>() / recorded.len() as f64;
     let mean_ok = tolerance.mean.is_none_or(|bound| mean_diff <= allowed(mean_size, bound));
     stage.max_diff = max_diff;
-    stage.max_over_rms = if max_diff == 0.0 { 0.0 } else { max_diff / stage.rms };
+    let over_rms = |diff: f64| if diff == 0.0 { 0.0 } else { diff / stage.rms };
+    (stage.max_over_rms, stage.mean_over_rms) = (over_rms(max_diff), over_rms(mean_diff));
     stage.cosine = cosine(computed, recorded);
     let cosine_ok = tolerance.cosine.is_none_or(|bound| stage.cosine >= bound);
     stage.ok = out == 0 && mean_ok && cosine_ok;

@@ -29,6 +29,8 @@ use crate::model::vl_jepa::VlJepa;
 use crate::settings::Settings;
 
 const FAILED: i32 = 1;
+/// What a shell shows for a process that SIGPIPE ended.
+const READER_GONE: i32 = 141;
 
 /// VL-JEPA on ordinary CPUs: asks images and clips, and answers with an embedding, a choice or words.
 #[derive(Debug, Parser)]
@@ -62,6 +64,7 @@ enum Command {
 
 /// Runs the command line of this process and returns its exit status.
 pub fn run() -> i32 {
+    end_with_the_reader();
     let command = match CommandLine::try_parse() {
         Ok(CommandLine { command }) => command,
         Err(usage) => {
@@ -91,6 +94,18 @@ impl Command {
             Self::World(world) => world.run(),
         }
     }
+}
+
+/// Ends the process quietly when the reader of its output has gone, as `head` does; other panics are told as usual.
+fn end_with_the_reader() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let told = panic.payload_as_str().unwrap_or_default();
+        if told.starts_with("failed printing to stdout") && told.contains("Broken pipe") {
+            std::process::exit(READER_GONE);
+        }
+        usual(panic);
+    }));
 }
 
 /// The settings; those of the processor take effect here, before anything computes.

@@ -1,6 +1,6 @@
 //! The commands as a person runs them: the binary itself, its output and its exit status.
 
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
@@ -72,4 +72,21 @@ fn failures_and_wrong_calls_have_their_own_status() {
     let failed = vljepa(&["ask", STILL, "word1", "--bundle", "/nowhere"]);
     assert_eq!(failed.status.code(), Some(1), "{failed:?}");
     assert!(String::from_utf8_lossy(&failed.stderr).contains("/nowhere"), "{failed:?}");
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_panic() {
+    let folder = tempfile::tempdir().expect("a folder");
+    bundle(folder.path(), BERT);
+    let directory = folder.path().to_str().expect("a plain path");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_vljepa"))
+        .args(["ask", STILL, "word1", "--json", "--bundle", directory])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(141), "{output:?}");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
 }

@@ -16,8 +16,8 @@ pub fn png(frame: &Frame) -> Result<Vec<u8>, InputError> {
 
 /// An endlessly repeated GIF of all frames, each shown for `delay_ms`. Errors as [`png`].
 pub fn gif(frames: &[Frame], delay_ms: u32) -> Result<Vec<u8>, InputError> {
-    /// 1 is the best palette and the slowest, 30 the fastest.
-    const SPEED: i32 = 10;
+    /// 1 is the best palette and the slowest, 30 the fastest; a fast one loses the colours of small objects.
+    const SPEED: i32 = 1;
     let mut bytes = Vec::new();
     {
         let mut encoder = GifEncoder::new_with_speed(&mut bytes, SPEED);

@@ -2,6 +2,7 @@
 
 mod architecture;
 mod bitlinear;
+mod bundled;
 mod cli;
 mod engine;
 mod golden;

@@ -13,5 +13,20 @@ pub mod rope;
 pub mod rows;
 pub mod weights;
 
+use candle_nn::Module;
+
+/// Our layers are modules as candle's are, so they stand in `candle_nn` containers beside each other.
+macro_rules! modules {
+    ($($layer:ty),*) => {$(
+        impl Module for $layer {
+            fn forward(&self, x: &candle_core::Tensor) -> candle_core::Result<candle_core::Tensor> {
+                <$layer>::forward(self, x)
+            }
+        }
+    )*};
+}
+
+modules!(linear::Linear, norm::LayerNorm, norm::RmsNorm);
+
 #[cfg(test)]
 mod tests;

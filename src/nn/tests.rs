@@ -128,3 +128,34 @@ fn shapes_that_do_not_fit_are_errors() {
     let plan = Arc::new(Plan::full(&[0..3]));
     assert!(attention(&x, &x, &x, Heads { query: 1, key_value: 1, scale: 1.0 }, &plan).is_err());
 }
+
+/// The largest difference between what two modules make of `x`.
+fn gap(x: &Tensor, ours: &dyn candle_nn::Module, theirs: &dyn candle_nn::Module) -> f32 {
+    let difference = || (ours.forward(x)? - theirs.forward(x)?)?.abs()?.max_all()?.to_scalar::<f32>();
+    difference().expect("two results of one shape")
+}
+
+#[test]
+fn values_equal_candles_own_layers() {
+    let weights = Weights::fresh(5, Mode::Infer);
+    let x = noise(1, &[6, 48]);
+    let parameter = |name: &str, shape: &[usize], init| weights.get(shape, name, init);
+    let linear = Linear::load(&weights.pp("l"), 48, 20, true, Precision::Dense);
+    let (w, b) = (parameter("l.weight", &[20, 48], Init::FanIn(0.7)), parameter("l.bias", &[20], Init::Zeros));
+    assert!(gap(&x, &linear, &candle_nn::Linear::new(w, Some(b))) < 1e-5);
+    let (w, b) = (parameter("n.weight", &[48], Init::Ones), parameter("n.bias", &[48], Init::Zeros));
+    let layer_norm = LayerNorm::load(&weights.pp("n"), 48, 1e-6);
+    assert!(gap(&x, &layer_norm, &candle_nn::LayerNorm::new(w.clone(), b, 1e-6)) < 1e-5);
+    let rms_norm = RmsNorm::load(&weights.pp("n"), 48, 1e-6, false);
+    assert!(gap(&x, &rms_norm, &candle_nn::RmsNorm::new(w, 1e-6)) < 1e-5);
+    let pairs = [
+        (Activation::GeluErf, candle_nn::Activation::Gelu),
+        (Activation::GeluTanh, candle_nn::Activation::GeluPytorchTanh),
+        (Activation::Silu, candle_nn::Activation::Silu),
+        (Activation::Relu2, candle_nn::Activation::Relu2),
+    ];
+    for (ours, theirs) in pairs {
+        let ours = candle_nn::func(move |x| ours.apply(x));
+        assert!(gap(&x, &ours, &theirs) < 2e-6, "{theirs:?}");
+    }
+}

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::client::{Source, SourceArgs};
-use super::{FAILED, print_line, read_media, runtime, waiting};
+use super::{FAILED, print_line, read_media, runtime, told, waiting};
 use crate::engine::{Answer, Manner, Media, Question, Timing};
 use crate::input::Sampling;
 use crate::model::decoder::{DecodeOptions, TokenSampling};
@@ -41,7 +41,7 @@ impl Ask {
                     Ok(answer) if self.json => print_line(&as_json(file, &answer)),
                     Ok(answer) => print(file, &answer, files.len() > 1),
                     Err(error) => {
-                        eprintln!("error: {error:#}");
+                        eprintln!("error: {}: {}", file.display(), told(&error));
                         status = FAILED;
                     }
                 }
@@ -75,7 +75,7 @@ async fn ask(
     let question = Question { media, sampling: Sampling::default(), text: question.into() };
     let answer = source.answer(question, manner.clone()).await;
     waiting.finish_and_clear();
-    answer.map_err(|error| error.context(file.display().to_string()))
+    answer
 }
 
 fn as_json(file: &Path, answer: &Answer) -> Value {

@@ -15,6 +15,9 @@ use crate::service::proto::answer_service_client::AnswerServiceClient;
 use crate::service::proto::embedding_service_client::EmbeddingServiceClient;
 use crate::settings::Settings;
 
+/// How long a server may be silent: while it is connected to, before it is pinged, and before a ping is answered.
+const SILENCE: Duration = Duration::from_secs(5);
+
 /// The options of every command that asks.
 #[derive(Debug, clap::Args)]
 pub(super) struct SourceArgs {
@@ -87,7 +90,10 @@ impl Remote {
     pub(super) async fn connect(address: &str, settings: &Settings) -> anyhow::Result<Self> {
         let url = if address.contains("://") { address.into() } else { format!("http://{address}") };
         let named = || format!("--server {address}");
-        let channel = Endpoint::from_shared(url).with_context(named)?.connect().await.with_context(named)?;
+        let endpoint = Endpoint::from_shared(url).with_context(named)?.connect_timeout(SILENCE);
+        // What listens but never speaks is given up too.
+        let endpoint = endpoint.http2_keep_alive_interval(SILENCE).keep_alive_timeout(SILENCE);
+        let channel = endpoint.connect().await.with_context(named)?;
         let bytes_max = settings.service.message_bytes_max;
         Ok(Self {
             answers: AnswerServiceClient::new(channel.clone()).max_decoding_message_size(bytes_max),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use super::client::SourceArgs;
-use super::{FAILED, print_line, read_media, runtime, waiting};
+use super::{FAILED, print_line, read_media, runtime, told, waiting};
 use crate::engine::{Embedded, Media, Question};
 use crate::input::Sampling;
 use crate::settings::Settings;
@@ -71,7 +71,7 @@ impl Embed {
                 );
             }
             Err(error) => {
-                eprintln!("error: {name}: {error:#}");
+                eprintln!("error: {name}: {}", told(&error));
                 return FAILED;
             }
         }

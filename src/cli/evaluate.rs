@@ -5,12 +5,16 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use indicatif::ProgressBar;
 
+use super::{side, threads_or_cores};
 use crate::model::bundle::Bundle;
 use crate::model::vl_jepa::VlJepa;
 use crate::train::data::Edges;
 use crate::train::evaluate::{ExamSettings, examine};
 use crate::train::subjects::Bundled;
 use crate::train::world::{Pairs, Phrasings};
+
+/// All clips of an exam are held at once.
+const CLIPS_MAX: usize = 10_000;
 
 /// Examines a bundle on clips that were never trained on.
 #[derive(Debug, clap::Args)]
@@ -68,18 +72,19 @@ impl Evaluate {
 }
 
 fn run(args: &Evaluate) -> anyhow::Result<()> {
+    let clips = args.clips;
+    anyhow::ensure!((1..=CLIPS_MAX).contains(&clips), "--clips is {clips}, must be 1 to {CLIPS_MAX}");
     let bundle = match &args.bundle {
         Some(directory) => Bundle::open(directory)?,
         None => Bundle::bundled()?,
     };
     let model = VlJepa::load(&bundle)?;
     let edges = Edges::of(&bundle)?;
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let settings = ExamSettings {
         clips: args.clips,
         seed: args.seed,
         frames: bundle.config.vision.frames_per_clip,
-        size: args.size.unwrap_or(bundle.config.vision.crop_size),
+        size: args.size.map_or(Ok(bundle.config.vision.crop_size), |pixels| side("--size", pixels))?,
         phrasings: match args.phrasings {
             Wording::Train => Phrasings::Train,
             Wording::HeldOut => Phrasings::HeldOut,
@@ -90,7 +95,7 @@ fn run(args: &Evaluate) -> anyhow::Result<()> {
             Pairing::Any => Pairs::Any,
         },
         thorough: true,
-        threads: args.threads.unwrap_or(cores).max(1),
+        threads: threads_or_cores(args.threads)?,
     };
     let spinner = ProgressBar::new_spinner().with_message("asking questions");
     spinner.enable_steady_tick(std::time::Duration::from_millis(200));

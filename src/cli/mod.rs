@@ -14,6 +14,7 @@ mod train;
 mod verify;
 mod world;
 
+use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
@@ -27,8 +28,10 @@ use crate::kernel::threads;
 use crate::model::bundle::Bundle;
 use crate::model::vl_jepa::VlJepa;
 use crate::settings::Settings;
+use crate::train::world::SIDES;
 
 const FAILED: i32 = 1;
+const THREADS_MAX: usize = 4096;
 /// What a shell shows for a process that SIGPIPE ended.
 const READER_GONE: i32 = 141;
 
@@ -74,8 +77,17 @@ pub fn run() -> i32 {
         }
     };
     settings().and_then(|settings| command.run(settings)).unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
+        eprintln!("error: {}", told(&error));
         FAILED
+    })
+}
+
+/// An error with its causes on one line; what an error says of its cause is not said twice.
+fn told(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| match &*text {
+        "" => cause,
+        _ if text.ends_with(&cause) => text,
+        _ => format!("{text}: {cause}"),
     })
 }
 
@@ -144,12 +156,27 @@ fn waiting(what: impl Into<String>) -> ProgressBar {
     spinner
 }
 
-/// A file's bytes, at most as many as media may have.
+/// A file's bytes, at most as many as media may have; the caller knows its name.
 fn read_media(file: &Path, settings: &Settings) -> anyhow::Result<Vec<u8>> {
-    let named = || file.display().to_string();
-    let (bytes, bytes_max) = (std::fs::metadata(file).with_context(named)?.len(), settings.media.bytes_max);
-    anyhow::ensure!(bytes <= bytes_max as u64, "{}: media is {bytes} bytes, at most {bytes_max}", named());
-    std::fs::read(file).with_context(named)
+    let (mut bytes, max) = (Vec::new(), settings.media.bytes_max);
+    // Not by the size that the system tells: a device or a pipe tells none.
+    std::fs::File::open(file)?.take(max as u64 + 1).read_to_end(&mut bytes)?;
+    anyhow::ensure!(bytes.len() <= max, "media has over {max} bytes, at most {max} are allowed");
+    Ok(bytes)
+}
+
+/// Fails unless a drawn frame may be `pixels` wide.
+fn side(flag: &str, pixels: usize) -> anyhow::Result<usize> {
+    let (least, most) = SIDES.into_inner();
+    anyhow::ensure!(SIDES.contains(&pixels), "{flag} is {pixels}, must be {least} to {most} pixels");
+    Ok(pixels)
+}
+
+/// The threads asked for with `--threads`; one a core if none are.
+fn threads_or_cores(asked: Option<usize>) -> anyhow::Result<usize> {
+    let threads = asked.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    anyhow::ensure!((1..=THREADS_MAX).contains(&threads), "--threads is {threads}, must be 1 to {THREADS_MAX}");
+    Ok(threads)
 }
 
 /// A JSON object on a line of its own.
@@ -165,6 +192,21 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn an_error_tells_every_cause_once() {
+        let cause = std::io::Error::other("no room");
+        let file = crate::model::bundle::BundleError::File { file: "a.json".into(), source: cause };
+        assert_eq!(told(&anyhow::Error::from(file).context("--bundle a")), "--bundle a: a.json: no room");
+    }
+
+    #[test]
+    fn reading_media_ends_at_the_bound_whatever_size_the_system_tells() {
+        let mut settings = Settings::default();
+        settings.media.bytes_max = 1000;
+        let error = read_media(Path::new("/dev/zero"), &settings).expect_err("it never ends");
+        assert_eq!(told(&error), "media has over 1000 bytes, at most 1000 are allowed");
     }
 
     #[test]

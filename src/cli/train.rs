@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::threads_or_cores;
 use crate::input::MediaLimits;
 use crate::model::bundle::Bundle;
 use crate::settings::Settings;
@@ -87,8 +88,7 @@ fn run(args: &Train) -> anyhow::Result<()> {
         None => Material::World,
     };
     let setup = prepare(&origin, &material, args.seed)?;
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = args.threads.unwrap_or(cores).max(1);
+    let threads = threads_or_cores(args.threads)?;
     let exam = ExamSettings {
         clips: args.validate_clips,
         seed: 0,
@@ -105,7 +105,7 @@ fn run(args: &Train) -> anyhow::Result<()> {
         save_steps: args.save_steps,
         validate_steps: args.validate_steps,
         exam: Some(exam).filter(|exam| exam.clips > 0 && args.data.is_none()),
-        time_limit: args.minutes.map(|minutes| Duration::from_secs_f64(60.0 * minutes)),
+        time_limit: args.minutes.map(time_limit).transpose()?,
     };
     let mut trainer = Trainer::new(setup, options);
     if let Origin::Checkpoint(checkpoint) = &origin {
@@ -113,6 +113,11 @@ fn run(args: &Train) -> anyhow::Result<()> {
     }
     let end = watch(&mut trainer)?;
     finish(&trainer, end, &args.out.join("bundle"))
+}
+
+fn time_limit(minutes: f64) -> anyhow::Result<Duration> {
+    let limit = Duration::try_from_secs_f64(60.0 * minutes);
+    limit.with_context(|| format!("--minutes is {minutes}, must be a number from 0 on"))
 }
 
 fn media_limits() -> anyhow::Result<MediaLimits> {
@@ -147,7 +152,7 @@ fn recipe(args: &Train) -> anyhow::Result<Recipe> {
     if let Some(steps) = args.steps {
         let all: u64 = recipe.stages.iter().map(|stage| stage.steps).sum();
         for stage in &mut recipe.stages {
-            stage.steps = (stage.steps * steps).div_ceil(all.max(1));
+            stage.steps = (u128::from(stage.steps) * u128::from(steps)).div_ceil(all.max(1).into()) as u64;
             stage.warmup_steps = stage.warmup_steps.min(stage.steps / 4);
         }
     }

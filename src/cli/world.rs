@@ -5,10 +5,11 @@
 use std::io::Write;
 use std::path::PathBuf;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use super::side;
 use crate::input::{Frame, encode};
 use crate::train::data::EVALUATION;
 use crate::train::world::{self, Config, Family, Pairs, Phrasings};
@@ -43,7 +44,7 @@ impl World {
 }
 
 fn run(args: &World) -> anyhow::Result<()> {
-    ensure!((16..=1024).contains(&args.size), "--size is {}, must be 16 to 1024 pixels", args.size);
+    side("--size", args.size)?;
     std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
     let lines = args.out.join("questions.jsonl");
     let mut lines =

@@ -16,7 +16,7 @@ pub enum EngineError {
     /// Another model is served.
     #[error("model {asked:?} is not served, {served:?} is")]
     Unknown {
-        /// The name asked for.
+        /// The name asked for, as [`shortened`] does it.
         asked: String,
         /// The name of the model here.
         served: String,
@@ -54,6 +54,15 @@ pub enum EngineError {
     /// A bug.
     #[error("internal error: {0}")]
     Internal(String),
+}
+
+/// The beginning of a name from outside: an error that repeats all of it may be too long for a client to receive.
+pub fn shortened(name: &str) -> String {
+    const SHOWN: usize = 64;
+    match name.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}...", &name[..end]),
+        None => name.into(),
+    }
 }
 
 impl EngineError {

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-pub use error::EngineError;
+pub use error::{EngineError, shortened};
 pub use queue::Load;
 pub use request::{Answer, Choice, Embedded, Manner, Media, MediaFrame, Question, Timing, Usage};
 pub use worker::{ModelThread, ThreadState};
@@ -84,7 +84,7 @@ impl Engine {
         let served = &self.0.model.facts().name;
         match name.is_empty() || name == served {
             true => Ok(()),
-            false => Err(EngineError::Unknown { asked: name.into(), served: served.clone() }),
+            false => Err(EngineError::Unknown { asked: shortened(name), served: served.clone() }),
         }
     }
 

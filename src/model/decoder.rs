@@ -131,6 +131,9 @@ pub fn generate(llama: &Llama, prefix: &Tensor, width: usize, options: &DecodeOp
     let mut cached = count * width;
     loop {
         let logits = llama.logits(&llama.normalize(&x)?)?.to_vec2::<f32>()?;
+        if logits.iter().flatten().any(|logit| logit.is_nan()) {
+            bail!("a logit is NaN, expected a number: a weight of the decoder is not finite");
+        }
         for (draft, logits) in drafts.iter_mut().filter(|draft| !draft.done).zip(&logits) {
             draft.push(logits, llama.config.ends(), options);
         }

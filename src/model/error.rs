@@ -40,6 +40,14 @@ pub enum ModelError {
         /// The dimensions of the model's space.
         own_dimensions: usize,
     },
+    /// An embedding that holds no number: a weight or a pixel is not one either.
+    #[error("embedding {index} holds {value}, expected finite numbers: a weight or a pixel is not finite")]
+    NotFinite {
+        /// Which of the embeddings.
+        index: usize,
+        /// Its first value that is none.
+        value: f32,
+    },
     /// The forward pass failed: shapes, ids outside a vocabulary.
     #[error("forward pass: {0}")]
     Forward(#[from] candle_core::Error),

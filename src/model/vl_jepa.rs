@@ -217,8 +217,13 @@ impl VlJepa {
     }
 
     fn embeddings(&self, rows: &Tensor) -> Result<Vec<Embedding>, ModelError> {
-        let space = self.space();
-        Ok(rows.to_vec2()?.into_iter().map(|values| Embedding { values, space }).collect())
+        let (rows, space) = (rows.to_vec2::<f32>()?, self.space());
+        for (index, values) in rows.iter().enumerate() {
+            if let Some(&value) = values.iter().find(|value| !value.is_finite()) {
+                return Err(ModelError::NotFinite { index, value });
+            }
+        }
+        Ok(rows.into_iter().map(|values| Embedding { values, space }).collect())
     }
 }
 

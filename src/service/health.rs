@@ -12,7 +12,7 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_server};
 use super::proto::answer_service_server::SERVICE_NAME as ANSWER;
 use super::proto::embedding_service_server::SERVICE_NAME as EMBEDDING;
 use super::proto::model_service_server::SERVICE_NAME as MODEL;
-use crate::engine::Engine;
+use crate::engine::{Engine, shortened};
 
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -48,7 +48,7 @@ impl health_server::Health for Health {
     async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
         match &*request.get_ref().service {
             service if known(service) => Ok(Response::new(response(self.look().await))),
-            service => Err(Status::not_found(format!("service {service:?} is not served"))),
+            service => Err(Status::not_found(format!("service {:?} is not served", shortened(service)))),
         }
     }
 
@@ -57,7 +57,14 @@ impl health_server::Health for Health {
     async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let health = self.clone();
         let known = known(&request.get_ref().service);
-        let looks = IntervalStream::new(tokio::time::interval(WATCH_INTERVAL)).then(move |_| {
+        // The look after which nothing changes any more is the last: a watch must not hold the shutdown.
+        let (draining, mut last_look) = (self.draining.clone(), false);
+        let ticks = IntervalStream::new(tokio::time::interval(WATCH_INTERVAL));
+        let ticks = ticks.map_while(move |_| {
+            let ended = std::mem::replace(&mut last_look, *draining.borrow());
+            (!ended).then_some(())
+        });
+        let looks = ticks.then(move |()| {
             let health = health.clone();
             async move { if known { health.look().await } else { ServingStatus::ServiceUnknown } }
         });

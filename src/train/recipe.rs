@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::schedule::Schedule;
+use super::world::{OBJECTS_MAX, SIDES};
 use crate::model::config::VlJepaConfig;
 
 /// Everything that decides a run, apart from the seed and the data.
@@ -172,6 +173,9 @@ pub enum RecipeError {
     },
 }
 
+/// Clips, questions or texts of one step: beyond it is a typing error.
+const BATCH_MAX: usize = 1 << 16;
+
 const NAMED: [(&str, &str); 2] = [
     ("world-small", include_str!("recipes/world-small.json")),
     ("world-tiny", include_str!("recipes/world-tiny.json")),
@@ -230,6 +234,11 @@ impl Recipe {
             if stage.questions == 0 {
                 return bound(field("questions"), "0".into(), "at least 1");
             }
+            for (name, count) in [("clips", stage.clips), ("questions", stage.questions), ("texts", stage.texts)] {
+                if count > BATCH_MAX {
+                    return bound(field(name), count.to_string(), "at most 65536");
+                }
+            }
             if !(stage.rate > 0.0 && stage.rate < 1.0) {
                 return bound(field("rate"), stage.rate.to_string(), "more than 0 and less than 1");
             }
@@ -238,15 +247,19 @@ impl Recipe {
             }
         }
         let [least, most] = self.world.objects;
-        if least == 0 || least > most {
+        if least == 0 || least > most || most > OBJECTS_MAX {
             return bound(
                 "world.objects".into(),
                 format!("[{least}, {most}]"),
-                "[least, most] with 1 <= least <= most",
+                "[least, most] with 1 <= least <= most <= 4",
             );
         }
+        let (frames, taken) = (self.world.frames, self.model.vision.frames_per_clip);
+        if frames != 1 && frames != taken {
+            return bound("world.frames".into(), frames.to_string(), "1, or model.vision.frames_per_clip");
+        }
         let sizes = &self.world.sizes;
-        if sizes.is_empty() || sizes.iter().any(|size| !(16..=1024).contains(size)) {
+        if sizes.is_empty() || sizes.iter().any(|size| !SIDES.contains(size)) {
             return bound("world.sizes".into(), format!("{sizes:?}"), "one or more of 16 to 1024 pixels");
         }
         Ok(())
@@ -291,7 +304,17 @@ mod tests {
         let recipe = Recipe::named("world-small", &changes.map(String::from)).expect("changed");
         assert_eq!((recipe.stages[0].steps, recipe.world.sizes), (7, vec![32]));
         assert_eq!(recipe.stages[1].families["colour"], 4.0);
-        for wrong in ["stages.99.steps=7", "steps", "stages.0.nonsense=1", "stages.0.clips=0", "stages.0.rate=5"] {
+        for wrong in [
+            "stages.99.steps=7",
+            "steps",
+            "stages.0.nonsense=1",
+            "stages.0.clips=0",
+            "stages.0.rate=5",
+            "stages.0.clips=65537",
+            "world.frames=0",
+            "world.frames=7",
+            "world.objects=[1,5]",
+        ] {
             assert!(Recipe::named("world-small", &[wrong.to_owned()]).is_err(), "{wrong} was taken");
         }
     }

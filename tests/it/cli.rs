@@ -90,3 +90,27 @@ fn a_reader_that_goes_away_is_no_panic() {
     assert_eq!(output.status.code(), Some(141), "{output:?}");
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
 }
+
+#[test]
+fn flags_that_cannot_be_meant_are_told_with_their_bounds() {
+    let folder = tempfile::tempdir().expect("a folder");
+    bundle(folder.path(), BERT);
+    let [model, out] = ["", "out"].map(|name| folder.path().join(name).to_string_lossy().into_owned());
+    let evaluate = ["evaluate", "--bundle", &model];
+    let train = ["train", "--recipe", "world-tiny", "--out", &out];
+    for (command, flag, value) in [
+        (&evaluate[..], "--size", "0"),
+        (&evaluate, "--size", "100000000"),
+        (&evaluate, "--clips", "18446744073709551615"),
+        (&evaluate, "--threads", "100000000"),
+        (&train, "--threads", "0"),
+        (&train, "--minutes", "nan"),
+        (&train, "--minutes", "1e300"),
+    ] {
+        let output = vljepa(&[command, &[flag, value]].concat());
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{flag} {value}: {told}");
+        assert!(told.to_lowercase().starts_with(&format!("error: {flag} is ")), "{flag} {value}: {told}");
+        assert!(told.contains(", must be ") && told.lines().count() == 1, "{flag} {value}: {told}");
+    }
+}

@@ -1,12 +1,14 @@
 //! The engine with a tiny random model: what shares a batch, what comes late and what goes away.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
+use vljepa::embedding::Embedding;
 use vljepa::engine::{Answer, Engine, EngineError, Manner, Media, ModelThread, Question, ThreadState};
-use vljepa::input::Sampling;
+use vljepa::input::{Clip, Sampling};
 use vljepa::model::decoder::{DecodeOptions, TokenSampling};
-use vljepa::model::vl_jepa::VlJepa;
+use vljepa::model::vl_jepa::{Scene, VlJepa};
 use vljepa::settings::Settings;
 
 use crate::model_laws::{BERT, bundle};
@@ -44,6 +46,21 @@ fn assert_same(one: &Answer, other: &Answer) {
     for (a, b) in one.choices.iter().zip(&other.choices) {
         assert!(a.text == b.text && (a.score - b.score).abs() < 1e-4, "{a:?} {b:?}");
     }
+}
+
+#[test]
+fn an_embedding_that_is_no_number_is_an_error() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let model = VlJepa::load(&bundle(folder.path(), BERT)).expect("a model");
+    let question = model.tokenize_question("word1").expect("tokens");
+    let pixels = ndarray::Array4::from_elem((4, 3, 16, 16), f32::NAN);
+    let clip = Arc::new(Clip { pixels, frames_decoded: 4, frames_used: 4 });
+    let visual = model.see(&[clip]).expect("tokens").remove(0);
+    let error = model.predict(&[Scene { visual, question }]).expect_err("no number");
+    assert!(error.to_string().starts_with("embedding 0 holds NaN, expected finite numbers"), "{error}");
+    let nowhere = Embedding { values: vec![f32::NAN; 16], space: model.space() };
+    let error = model.decode(&[nowhere], &DecodeOptions { max_tokens: 8, sampling: TokenSampling::Greedy });
+    assert!(error.expect_err("no number").to_string().contains("a logit is NaN"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -300,8 +300,11 @@ async fn the_model_tells_its_limits() {
     let model = listed.into_iter().next().expect("one model");
     assert_eq!((&*model.name, model.dimensions, model.space.len(), model.parts.len()), ("tiny", 16, 16, 4));
     assert_eq!(model.limits.expect("limits").items_max, 7);
-    let unknown = proto::GetModelRequest { name: "another".into() };
-    assert_eq!(client.get_model(unknown).await.expect_err("no such model").code(), Code::NotFound);
+    // The second one would not fit into the headers that a client takes, were it told in full.
+    for name in ["another".to_string(), "x".repeat(100_000)] {
+        let refused = client.get_model(proto::GetModelRequest { name }).await.expect_err("no such model");
+        assert_eq!(refused.code(), Code::NotFound, "{refused}");
+    }
     server.end().await;
 }
 
@@ -319,6 +322,23 @@ async fn health_is_the_model_threads_and_turns_when_draining() {
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(check("").await.expect("still answers"), ServingStatus::NotServing as i32);
     server.served.await.expect("no panic").expect("a clean end");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_of_the_health_hears_the_end_and_does_not_hold_it() {
+    let server = start(|_| {}).await;
+    let mut client = HealthClient::new(server.channel.clone());
+    let mut watch = client.watch(HealthCheckRequest::default()).await.expect("a watch").into_inner();
+    let mut next = async || watch.message().await.expect("no error").map(|response| response.status);
+    assert_eq!(next().await, Some(ServingStatus::Serving as i32));
+    let asked = Instant::now();
+    server.stop.send(()).expect("it serves");
+    assert_eq!(next().await, Some(ServingStatus::NotServing as i32));
+    assert_eq!(next().await, None);
+    drop((client, server.channel));
+    server.served.await.expect("no panic").expect("a clean end");
+    let bound = Duration::from_millis(Settings::default().service.drain_max_ms);
+    assert!(asked.elapsed() < bound / 2, "{:?}", asked.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]

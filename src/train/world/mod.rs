@@ -31,6 +31,11 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::ops::RangeInclusive;
 
+/// Objects of a clip, at most.
+pub const OBJECTS_MAX: usize = 4;
+/// Widths of a drawn frame, pixels.
+pub const SIDES: RangeInclusive<usize> = 16..=1024;
+
 /// What the clips of a world look like. Pixel size and token grid are arguments of the calls that need them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -61,8 +66,8 @@ impl World {
     pub fn new(config: Config) -> Self {
         assert!(config.frames >= 1, "a clip has at least one frame");
         assert!(
-            *config.objects.start() >= 1 && *config.objects.end() <= 4 && !config.objects.is_empty(),
-            "objects must lie within 1..=4, got {:?}",
+            *config.objects.start() >= 1 && *config.objects.end() <= OBJECTS_MAX && !config.objects.is_empty(),
+            "objects must lie within 1..={OBJECTS_MAX}, got {:?}",
             config.objects
         );
         assert!((0.0..=1.0).contains(&config.still_share));

@@ -93,6 +93,18 @@ fn the_whole_model_and_selective_decoding() {
     assert!(loss.fold(0.0, f64::max) <= 1e-3);
 }
 
+/// The bundle that the program carries: prefix attention, a convolutional stem, clips of three lengths, two questions about
+/// one of them, and the decoder.
+#[test]
+fn the_bundled_model() {
+    let bundle = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/bundles/world-small");
+    let report = verify(&bundle, Some(&folder("world_small"))).expect("verified");
+    let out: Vec<_> = report.stages.iter().filter(|stage| !stage.ok).collect();
+    assert!(out.is_empty() && report.not_checked.is_empty(), "{out:#?} {:?}", report.not_checked);
+    assert_eq!(report.stages.len(), 47, "{:#?}", report.stages);
+    within(&report, &["vision.", "visual_tokens", "y.", "pred.inputs_embeds", "decode.logits"], 4e-5);
+}
+
 /// A copy of a golden folder that a test may spoil.
 struct Copy(TempDir);
 
@@ -249,6 +261,26 @@ fn another_config_is_another_model() {
     let copy = Copy::of("vljepa_tiny");
     copy.replace("config.json", "\"predictor_pool\": \"all\"", "\"predictor_pool\": \"query\"");
     copy.assert_out(&["logits"]);
+}
+
+#[test]
+fn every_setting_of_the_bundled_model_counts() {
+    let settings = [
+        ("\"position\": \"rope+learned\"", "\"position\": \"rope\"", "vision.patch_embed"),
+        ("\"rope_theta\": 100.0", "\"rope_theta\": 10000.0", "visual_tokens"),
+        ("\"vision_norm\": true", "\"vision_norm\": false", "pred.inputs_embeds"),
+        ("\"std\": 0.6", "\"std\": 0.59", "pred.inputs_embeds"),
+        ("\"visual_attention\": \"prefix\"", "\"visual_attention\": \"joint\"", "pred.embedding_query"),
+        ("\"ffn_sub_norm\": true", "\"ffn_sub_norm\": false", "pred.layer0"),
+        ("\"pool\": \"query\"", "\"pool\": \"all\"", "logits"),
+        ("\"eos_token_id\": 3", "\"eos_token_id\": 4", "decode.greedy_ids"),
+    ];
+    for (from, to, stage) in settings {
+        let copy = Copy::of("../bundles/world-small");
+        std::fs::copy(folder("world_small").join("io.safetensors"), copy.path("io.safetensors")).expect("copied");
+        copy.replace("config.json", from, to);
+        copy.assert_out(&[stage]);
+    }
 }
 
 #[test]

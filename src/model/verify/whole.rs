@@ -1,7 +1,7 @@
 //! A whole VL-JEPA against recordings: pixels, questions and target texts in; visual tokens, every stage of the predictor,
 //! the text encoder's, the scores between them and the loss out.
 //!
-//! Two layouts of one thing: a bundle's folders (vision, predictor, text) and the recorded one's (x_encoder, predictor,
+//! Two layouts of one thing: a bundle's folders (vision, predictor, text, decoder) and the recorded one's (x_encoder, predictor,
 //! y_encoder). The predictor is run with each kind of weights that its folder holds.
 
 use std::path::{Path, PathBuf};
@@ -14,23 +14,23 @@ use super::compare::Tolerance;
 use super::decoder::{Source, Sources};
 use super::files;
 use super::text;
-use super::trial::{Ragged, Trial, numbers};
+use super::trial::{Ragged, Trial, numbers, tensor};
 use super::vision::{self, STAGE};
 use crate::model::config::{LinearKind, LlamaConfig, Pool, PredictorConfig, VisualAttention, VlJepaConfig};
+use crate::model::decoder::{DecodeOptions, Decoder, TokenSampling};
 use crate::model::predictor::{Predictor, Question};
 use crate::model::text::{TextEncoder, TextHead};
-use crate::model::unobserved;
 use crate::model::vision::{VisionEncoder, Visual};
 use crate::nn::linear::Precision;
 
 // A ternary stack is not continuous: an activation near a rounding boundary flips, and moves what is behind it by a step.
 // Worst of 24 random models of three layers, f32 against f64: rows 2.8e-2 and 1.8e-3 in the mean, averages over all rows
-// 5.0e-3, over a question of one token 1.7e-2 (1-cos 7e-6), scores 1.4e-2 (1-cos 1.8e-5), loss 3.5e-3. A step left out of
-// the model is worth 0.1 and more.
-const TERNARY_ROWS: Tolerance = Tolerance::rms(0.05).with_mean(3e-3);
+// 5.0e-3, over a question of one token 1.7e-2 (1-cos 7e-6), scores 1.4e-2 (1-cos 1.8e-5), loss 3.5e-3. A trained model of
+// four layers (world-small): rows 8.4e-2 and 2.4e-3 in the mean, averages over all rows 1.2e-2 (1-cos 2e-6). A step left
+// out of a model is worth 0.1 and more, and 2e-2 in the mean; a rotation's base that is 1 % off is found by the mean alone.
+const TERNARY_ROWS: Tolerance = Tolerance::rms(0.15).with_mean(5e-3);
 const TERNARY_POOLED: Tolerance = Tolerance::rms(0.05).with_cosine(1.0 - 1e-4);
-const TERNARY_EMBEDDING_ALL: Tolerance = Tolerance::rms(1e-2).with_cosine(1.0 - 2e-6);
-const TERNARY_EMBEDDING_QUERY: Tolerance = Tolerance::rms(0.03).with_cosine(1.0 - 2e-5);
+const TERNARY_EMBEDDING: Tolerance = Tolerance::rms(0.03).with_cosine(1.0 - 2e-5);
 const TERNARY_SCORES: Tolerance = Tolerance::rms(0.03).with_cosine(1.0 - 1e-4);
 const TERNARY_LOSS: Tolerance = Tolerance::absolute(1e-2);
 /// The loss of a model that rounds nothing.
@@ -42,6 +42,8 @@ struct Batch {
     visual: Visual,
     questions: Ragged,
     ids: Vec<u32>,
+    /// The clip of each question: `query_clip`, or one question a clip.
+    asked: Vec<usize>,
     /// Target embeddings, a unit row a text.
     targets: Vec<Vec<f64>>,
 }
@@ -60,7 +62,11 @@ pub fn check(trial: &mut Trial, dir: &Path) -> Result<(), VerifyError> {
     }
     let questions = Ragged::from_mask(&trial.golden, "query_mask")?;
     let ids = trial.golden.ids("query_ids")?;
-    let batch = Batch { config, visual, questions, ids, targets };
+    let asked = match trial.golden.has("query_clip") {
+        true => trial.golden.ids("query_clip")?.into_iter().map(|clip| clip as usize).collect(),
+        false => (0..visual.segments.len()).collect(),
+    };
+    let batch = Batch { config, visual, questions, ids, asked, targets };
     if let Some(source) = &sources.float {
         check_predictor(trial, &batch, source, "")?;
         let unrounded = LlamaConfig { linear: Some(LinearKind::Dense), ..source.config.clone() };
@@ -71,7 +77,7 @@ pub fn check(trial: &mut Trial, dir: &Path) -> Result<(), VerifyError> {
         check_predictor(trial, &batch, source, "")?;
         trial.variant("");
     }
-    Ok(())
+    check_decoder(trial, dir, &batch.config)
 }
 
 /// The folder of a part, by the first of its names that exists.
@@ -84,12 +90,20 @@ fn check_vision(trial: &mut Trial, dir: &Path, config: &VlJepaConfig) -> Result<
     let weights = files::weights(&part(dir, &["x_encoder", "vision"])?, files::MODEL)?;
     let encoder = VisionEncoder::load(&weights, &config.vision);
     weights.finish()?;
-    if !trial.golden.has("pixel_values_videos") {
+    // one batch, or clips of different lengths under names of their own
+    let mut pixels = Vec::new();
+    for clips in trial.golden.before("pixel_values_videos") {
+        pixels.extend(vision::clips(trial, &format!("{clips}pixel_values_videos"))?);
+    }
+    if pixels.is_empty() {
         return Ok(None);
     }
-    let pixels = vision::clips(trial, "pixel_values_videos")?;
     let views: Vec<_> = pixels.iter().map(|pixels| pixels.view()).collect();
-    let visual = encoder.observe(&views, &mut unobserved)?;
+    let mut stages = Vec::new();
+    let visual = encoder.observe(&views, &mut |stage, value| stages.push((stage.to_owned(), value.clone())))?;
+    for (stage, value) in stages {
+        trial.expect_tensor(&format!("vision.{stage}"), &value, STAGE)?;
+    }
     trial.expect_tensor("visual_tokens", &visual.tokens, STAGE)?;
     Ok(Some(visual))
 }
@@ -152,11 +166,10 @@ fn check_predictor(trial: &mut Trial, batch: &Batch, source: &Source, prefix: &s
     source.weights.finish()?;
     let ternary = config.llama.precision() != Precision::Dense;
     let within = |tolerance| if ternary { tolerance } else { STAGE };
-    let questions: Vec<Question> = batch.questions.strip(&batch.ids).into_iter().enumerate().collect();
+    let questions: Vec<Question> = batch.asked.iter().copied().zip(batch.questions.strip(&batch.ids)).collect();
     let visual = batch.visual.segments.first().map_or(0, |segment| segment.len());
     let rows = batch.questions.behind(visual);
-    let pools = [(Pool::All, "all", TERNARY_EMBEDDING_ALL), (Pool::Query, "query", TERNARY_EMBEDDING_QUERY)];
-    for (pool, suffix, of_embedding) in pools {
+    for (pool, suffix) in [(Pool::All, "all"), (Pool::Query, "query")] {
         let mut stages = Vec::new();
         predictor.observe(&batch.visual, &questions, pool, &mut |stage, value| {
             stages.push((stage.to_owned(), value.clone()));
@@ -166,13 +179,17 @@ fn check_predictor(trial: &mut Trial, batch: &Batch, source: &Source, prefix: &s
             match stage.as_str() {
                 "pooled" => trial.expect_tensor(&format!("{name}_{suffix}"), &value, within(TERNARY_POOLED))?,
                 "embedding" => {
-                    trial.expect_tensor(&format!("{name}_{suffix}"), &value, within(of_embedding))?;
+                    trial.expect_tensor(&format!("{name}_{suffix}"), &value, within(TERNARY_EMBEDDING))?;
                     if pool == config.pool {
                         check_scores(trial, batch, &unit_rows(&value)?, (prefix, ternary))?;
                     }
                 }
                 // all other stages are rows of the stack, and the same for every pool
-                _ if suffix != "all" || config.visual_attention == VisualAttention::Prefix => {}
+                _ if suffix != "all" => {}
+                _ if config.visual_attention == VisualAttention::Prefix => {
+                    let tolerance = if stage == "inputs_embeds" { STAGE } else { within(TERNARY_ROWS) };
+                    trial.expect_tensor(&name, &value, tolerance)?;
+                }
                 "inputs_embeds" => {
                     let padding = padding(&predictor, batch, visual)?;
                     trial.expect(&name, &rows.pad_over(&value, padding)?, STAGE)?;
@@ -188,10 +205,34 @@ fn check_predictor(trial: &mut Trial, batch: &Batch, source: &Source, prefix: &s
 fn padding(predictor: &Predictor, batch: &Batch, visual: usize) -> Result<Vec<f64>, VerifyError> {
     let embedded = predictor.llama.embed(&batch.ids)?;
     let width = embedded.dim(1)?;
-    let questions = batch.ids.len() / batch.visual.segments.len().max(1);
+    let questions = batch.ids.len() / batch.asked.len().max(1);
     let rows = numbers(&embedded)?;
     let line = |question: &[f64]| [vec![0.0; visual * width], question.to_vec()].concat();
     Ok(rows.chunks((questions * width).max(1)).flat_map(line).collect())
+}
+
+/// What the decoder makes of the recorded answers, so that a ternary predictor's steps do not reach it: the likeliest
+/// tokens, and its scores over those when they are all given at once.
+fn check_decoder(trial: &mut Trial, dir: &Path, config: &VlJepaConfig) -> Result<(), VerifyError> {
+    let answers = match config.predictor.pool {
+        Pool::All => "pred.embedding_all",
+        Pool::Query => "pred.embedding_query",
+    };
+    let (Some(decoder), true) = (&config.decoder, trial.golden.has(answers) && trial.golden.has("decode.greedy_ids"))
+    else {
+        return Ok(());
+    };
+    let weights = files::weights(&part(dir, &["decoder"])?, files::MODEL)?;
+    let decoder = Decoder::load(&weights, decoder, config.shared_dim);
+    weights.finish()?;
+    let (shape, [_, max_tokens]) = (trial.golden.axes::<2>(answers)?, trial.golden.axes("decode.greedy_ids")?);
+    let answers = tensor(&trial.golden.values(answers)?, &shape)?;
+    let texts = decoder.generate(&answers, &DecodeOptions { max_tokens, sampling: TokenSampling::Greedy })?;
+    let line = |text: &Vec<u32>| (0..max_tokens).map(|at| text.get(at).map_or(0.0, |&id| f64::from(id))).collect();
+    let lines: Vec<Vec<f64>> = texts.iter().map(line).collect();
+    trial.expect_numbers("decode.greedy_ids", lines.concat(), Tolerance::EXACT)?;
+    let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
+    trial.expect_tensor("decode.logits", &decoder.logits(&answers, &texts)?, STAGE)
 }
 
 /// Scores between answers and targets, and bi-directional InfoNCE over them (row i belongs to column i).

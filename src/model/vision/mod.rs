@@ -165,7 +165,7 @@ impl Layer {
             norm1: LayerNorm::load(&w.pp("norm1"), hidden, eps),
             attention: Attention::load(&w.pp("attention"), config),
             norm2: LayerNorm::load(&w.pp("norm2"), hidden, eps),
-            mlp: Mlp::load(&w.pp("mlp"), config),
+            mlp: Mlp::load(&w.pp("mlp"), config, config.intermediate_size()),
         }
     }
 
@@ -203,8 +203,8 @@ fn even_heads(query: &Tensor, heads: usize) -> Result<Heads> {
 }
 
 impl Mlp {
-    fn load(w: &Weights, config: &VisionConfig) -> Mlp {
-        let (hidden, wide) = (config.hidden_size, config.intermediate_size());
+    fn load(w: &Weights, config: &VisionConfig, wide: usize) -> Mlp {
+        let hidden = config.hidden_size;
         Mlp {
             fc1: Linear::load(&w.pp("fc1"), hidden, wide, true, Precision::Dense),
             fc2: Linear::load(&w.pp("fc2"), wide, hidden, true, Precision::Dense),

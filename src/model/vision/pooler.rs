@@ -12,6 +12,9 @@ use crate::nn::weights::{Init, Weights};
 use candle_core::{Result, Tensor};
 use std::sync::Arc;
 
+/// Width of a block's MLP over the hidden width; `mlp_ratio` is the encoder's alone (ViT-g: 48/11).
+const MLP_RATIO: usize = 4;
+
 pub(super) struct Classifier {
     blocks: Vec<PoolerBlock>,
     query_tokens: Tensor,
@@ -77,7 +80,7 @@ impl PoolerBlock {
             v_proj: linear("v_proj"),
             out_proj: (attention == "self_attn").then(|| linear("out_proj")),
             layer_norm2: LayerNorm::load(&w.pp("layer_norm2"), hidden, eps),
-            mlp: Mlp::load(&w.pp("mlp"), config),
+            mlp: Mlp::load(&w.pp("mlp"), config, MLP_RATIO * hidden),
             heads: config.num_attention_heads,
         }
     }
@@ -92,5 +95,28 @@ impl PoolerBlock {
     fn finish(&self, x: &Tensor, attended: Tensor) -> Result<Tensor> {
         let x = (x + attended)?;
         &x + self.mlp.forward(&self.layer_norm2.forward(&x)?)?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::weights::Mode;
+
+    #[test]
+    fn the_encoders_mlp_ratio_does_not_reach_the_pooler() {
+        // ViT-g
+        let config = VisionConfig {
+            hidden_size: 22,
+            num_attention_heads: 2,
+            mlp_ratio: 48.0 / 11.0,
+            num_pooler_layers: 1,
+            ..VisionConfig::default()
+        };
+        let weights = Weights::fresh(1, Mode::Train);
+        Classifier::load(&weights, &config);
+        let made = weights.variables();
+        let shapes = made.iter().filter(|(name, _)| name.ends_with("fc1.weight")).map(|(_, fc1)| fc1.dims());
+        assert_eq!(shapes.collect::<Vec<_>>(), [[88, 22]; 2]);
     }
 }

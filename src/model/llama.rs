@@ -69,12 +69,14 @@ impl Llama {
     pub fn load(weights: &Weights, config: &LlamaConfig) -> Llama {
         let w = weights.pp("model");
         let (vocabulary, hidden) = (config.vocab_size, config.hidden_size);
+        // asked for where the config says that there is one, so that its absence is a fault
+        let untied = config.tie_word_embeddings == Some(false) || weights.has("lm_head.weight");
         let head = || Linear::load(&weights.pp("lm_head"), hidden, vocabulary, false, Precision::Dense);
         Llama {
             embed_tokens: w.pp("embed_tokens").get(&[vocabulary, hidden], "weight", Init::Normal(0.6)),
             layers: (0..config.num_hidden_layers).map(|i| Layer::load(&w.pp("layers").pp(i), config)).collect(),
             norm: RmsNorm::load(&w.pp("norm"), hidden, config.rms_norm_eps, false),
-            lm_head: weights.has("lm_head.weight").then(head),
+            lm_head: untied.then(head),
             inverse_frequencies: config.inverse_frequencies(),
             config: config.clone(),
         }

@@ -5,7 +5,7 @@
 //! once a question. Prefix (ours): visual tokens see visual tokens only and each question sees them and itself, so all
 //! questions about a clip share one visual pass, with the same result as one question at a time.
 
-use super::config::{Pool, PredictorConfig, VisionConfig, VisualAttention, VisualPosition};
+use super::config::{LlamaConfig, Pool, PredictorConfig, VisionConfig, VisualAttention, VisualPosition};
 use super::llama::Llama;
 use super::vision::Visual;
 use super::{Observer, unobserved};
@@ -48,8 +48,10 @@ impl Predictor {
     /// Reads the predictor for visual tokens of `vision`. Faults are noted in `weights`.
     pub fn load(weights: &Weights, config: &PredictorConfig, vision: &VisionConfig, shared_dim: usize) -> Predictor {
         let (seen, hidden) = (vision.hidden_size, config.llama.hidden_size);
+        // a predictor speaks no words: a stack that was published with an output head comes without it
+        let stack = LlamaConfig { tie_word_embeddings: None, ..config.llama.clone() };
         Predictor {
-            llama: Llama::load(weights, &config.llama),
+            llama: Llama::load(weights, &stack),
             vision_norm: config.vision_norm.then(|| LayerNorm::load(&weights.pp("vision_norm"), seen, 1e-6)),
             vision_proj: Linear::load(&weights.pp("vision_proj"), seen, hidden, true, Precision::Dense),
             head: Linear::load(&weights.pp("head"), hidden, shared_dim, true, Precision::Dense),

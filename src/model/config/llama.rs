@@ -61,6 +61,9 @@ pub struct LlamaConfig {
     /// Tokens that end a text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eos_token_id: Option<TokenIds>,
+    /// Whether the token embedding is the output head too; absent: where the weights hold no `lm_head`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tie_word_embeddings: Option<bool>,
     /// Quantisation of a published BitNet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quantization_config: Option<QuantizationConfig>,

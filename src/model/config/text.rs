@@ -72,6 +72,12 @@ pub struct GemmaConfig {
     /// Base on sliding layers, old spelling.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rope_local_base_freq: Option<f64>,
+    /// Scaling of both rotations, old spelling: none is supported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rope_scaling: Option<RopeParameters>,
+    /// Gemma 2's bound on scores before the softmax: must be absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attn_logit_softcapping: Option<f64>,
     /// Bias on q, k, v, o.
     #[serde(default)]
     pub attention_bias: bool,
@@ -121,6 +127,9 @@ pub struct BertConfig {
     pub hidden_act: String,
     /// Rows of the position table: the longest text, tokens.
     pub max_position_embeddings: usize,
+    /// `absolute` or absent: the table above is all that tells places apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position_embedding_type: Option<String>,
     /// Rows of the token-type table; row 0 is used.
     #[serde(default = "two")]
     pub type_vocab_size: usize,
@@ -229,7 +238,8 @@ impl GemmaConfig {
         faults.divides("num_attention_heads", self.num_attention_heads, self.num_key_value_heads);
         faults.within("head_dim", self.head_dim, 2..=4096);
         faults.divides("head_dim", self.head_dim, 2);
-        faults.within("sliding_window", self.sliding_window, 1..=POSITIONS_MAX);
+        // 0 is how Hugging Face writes a window of one token
+        faults.within("sliding_window", self.sliding_window, 0..=POSITIONS_MAX);
         faults.within("max_position_embeddings", self.max_position_embeddings, 1..=POSITIONS_MAX);
         faults.epsilon("rms_norm_eps", self.rms_norm_eps);
         let scalar = self.query_pre_attn_scalar;
@@ -248,6 +258,12 @@ impl GemmaConfig {
             let kind = rope.kind();
             faults.that(kind == "default", "rope_parameters.rope_type", kind, "must be default");
         }
+        if let Some(kind) = self.rope_scaling.as_ref().map(RopeParameters::kind) {
+            faults.that(kind == "default", "rope_scaling.rope_type", kind, "must be default, or rope_scaling null");
+        }
+        if let Some(cap) = self.attn_logit_softcapping {
+            faults.that(false, "attn_logit_softcapping", cap, "must be null");
+        }
     }
 }
 
@@ -262,6 +278,9 @@ impl BertConfig {
         faults.within("max_position_embeddings", self.max_position_embeddings, 1..=POSITIONS_MAX);
         faults.within("type_vocab_size", self.type_vocab_size, 1..=1024);
         faults.epsilon("layer_norm_eps", self.layer_norm_eps);
+        if let Some(kind) = &self.position_embedding_type {
+            faults.that(kind == "absolute", "position_embedding_type", kind, "must be absolute");
+        }
         let name = &self.hidden_act;
         faults.that(Activation::from_name(name).is_some(), "hidden_act", name, "must be a known activation");
     }

@@ -105,6 +105,9 @@ fn the_bundled_model() {
     within(&report, &["vision.", "visual_tokens", "y.", "pred.inputs_embeds", "decode.logits"], 4e-5);
 }
 
+/// Name, type, shape and bytes of a tensor.
+type Recorded = (String, Dtype, Vec<usize>, Vec<u8>);
+
 /// A copy of a golden folder that a test may spoil.
 struct Copy(TempDir);
 
@@ -136,15 +139,22 @@ impl Copy {
 
     /// Rewrites a safetensors file with the bytes of one tensor changed.
     fn spoil(&self, file: &str, tensor: &str, change: impl Fn(&mut Vec<u8>)) {
+        self.rewrite(file, |tensors| {
+            let spoilt = tensors.iter_mut().find(|(name, ..)| name == tensor).expect("the tensor");
+            change(&mut spoilt.3);
+        });
+    }
+
+    /// Rewrites a safetensors file with other tensors.
+    fn rewrite(&self, file: &str, change: impl FnOnce(&mut Vec<Recorded>)) {
         let file = self.path(file);
         let bytes = std::fs::read(&file).expect("the file");
-        let mut tensors: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = SafeTensors::deserialize(&bytes)
+        let mut tensors: Vec<Recorded> = SafeTensors::deserialize(&bytes)
             .expect("safetensors")
             .iter()
             .map(|(name, view)| (name.to_owned(), view.dtype(), view.shape().to_vec(), view.data().to_vec()))
             .collect();
-        let spoilt = tensors.iter_mut().find(|(name, ..)| name == tensor).expect("the tensor");
-        change(&mut spoilt.3);
+        change(&mut tensors);
         let views = tensors
             .iter()
             .map(|(name, dtype, shape, bytes)| (name, TensorView::new(*dtype, shape.clone(), bytes).expect("a view")));
@@ -232,6 +242,37 @@ fn a_spoilt_weight_is_out_from_its_stage_on() {
 }
 
 #[test]
+fn a_product_that_was_dequantised_first_may_be_off_by_what_its_sum_rounds() {
+    let rms = |name: &str| {
+        let report = verify(&folder("bitlinear"), None).expect("it can be read");
+        report.stages.iter().find(|stage| stage.name == name).expect("the stage").rms as f32
+    };
+    for form in ["0.y_online", "0.y_offline"] {
+        for (off, ok) in [(1.5e-6, true), (1e-4, false)] {
+            let copy = Copy::of("bitlinear");
+            let step = off * rms(form);
+            copy.spoil("io.safetensors", form, |bytes| {
+                let value = bytes.first_chunk_mut::<4>().expect("an f32");
+                *value = (f32::from_le_bytes(*value) + step).to_le_bytes();
+            });
+            assert_eq!(copy.verify().expect("it can be read").ok(), ok, "{form} off by {off} rms");
+        }
+    }
+}
+
+#[test]
+fn a_case_is_compared_in_what_it_has() {
+    let copy = Copy::of("bitlinear");
+    let dropped = ["0.act_int8", "1.acc_i32", "2.w"];
+    copy.rewrite("io.safetensors", |tensors| tensors.retain(|(name, ..)| !dropped.contains(&name.as_str())));
+    let report = copy.verify().expect("it can be read");
+    assert!(report.ok() && report.not_checked.iter().all(|name| name.starts_with("2.")), "{:?}", report.not_checked);
+    for name in ["0.acc_i32", "0.y_packed", "1.y_packed", "2.acc_i32", "2.y_exact_f64"] {
+        assert!(report.stages.iter().any(|stage| stage.name == name), "{name}");
+    }
+}
+
+#[test]
 fn a_spoilt_recording_is_out() {
     let copy = Copy::of("llama_tiny");
     copy.spoil("io.safetensors", "causal.logits", |bytes| negate(bytes, 4));
@@ -281,6 +322,38 @@ fn every_setting_of_the_bundled_model_counts() {
         copy.replace("config.json", from, to);
         copy.assert_out(&[stage]);
     }
+}
+
+#[test]
+fn what_would_change_the_result_and_is_not_computed_is_refused() {
+    let field = |name: &str, line: &str, words: &[&str]| {
+        let copy = Copy::of(name);
+        copy.replace("config.json", "\"model_type\"", &format!("{line}, \"model_type\""));
+        copy.assert_error(words);
+    };
+    let bert = "\"position_embedding_type\": \"relative_key\"";
+    field("bert_tiny", bert, &["config.json", "position_embedding_type is relative_key", "must be absolute"]);
+    let gemma = "\"rope_scaling\": {\"type\": \"linear\", \"factor\": 8.0}";
+    field("embeddinggemma_tiny", gemma, &["config.json", "rope_scaling.rope_type is linear", "must be default"]);
+    let copy = Copy::of("embeddinggemma_tiny");
+    copy.replace("config.json", "\"attn_logit_softcapping\": null", "\"attn_logit_softcapping\": 50.0");
+    copy.assert_error(&["config.json", "attn_logit_softcapping is 50", "must be null"]);
+
+    // the embedding takes the head's place only where the config does not forbid it
+    let copy = Copy::of("llama_tiny");
+    copy.replace("config.json", "\"tie_word_embeddings\": true", "\"tie_word_embeddings\": false");
+    copy.assert_error(&["lm_head.weight: missing"]);
+    // a predictor has no head
+    let copy = Copy::of("vljepa_tiny");
+    copy.replace("config.json", "\"mlp_bias\": false", "\"mlp_bias\": false, \"tie_word_embeddings\": false");
+    assert!(copy.verify().expect("verified").ok());
+}
+
+#[test]
+fn a_window_of_one_token_is_written_as_0() {
+    let copy = Copy::of("embeddinggemma_tiny");
+    copy.replace("config.json", "\"sliding_window\": ", "\"sliding_window\": 0, \"was\": ");
+    copy.assert_out(&["layer0"]);
 }
 
 #[test]

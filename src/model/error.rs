@@ -2,6 +2,7 @@
 
 use crate::embedding::Space;
 use crate::input::InputError;
+use crate::nn::cause;
 
 /// Why a model could not compute.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +50,6 @@ pub enum ModelError {
         value: f32,
     },
     /// The forward pass failed: shapes, ids outside a vocabulary.
-    #[error("forward pass: {0}")]
+    #[error("forward pass: {}", cause(.0))]
     Forward(#[from] candle_core::Error),
 }

@@ -259,7 +259,9 @@ fn segments(parts: &[&Tensor]) -> Vec<Range<usize>> {
 fn part_faults(part: &str, weights: &Weights) -> Vec<String> {
     match weights.finish() {
         Ok(()) => Vec::new(),
-        Err(WeightsError::Faults(faults)) => faults.into_iter().map(|fault| format!("{part}: {fault}")).collect(),
+        Err(WeightsError::Faults { faults, .. }) => {
+            faults.into_iter().map(|fault| format!("{part}: {fault}")).collect()
+        }
         Err(other) => vec![format!("{part}: {other}")],
     }
 }

@@ -28,5 +28,14 @@ macro_rules! modules {
 
 modules!(linear::Linear, norm::LayerNorm, norm::RmsNorm);
 
+/// What went wrong in a tensor operation, without the stack trace that candle may have put behind it: traces name
+/// files of the machine that built the program, and are of no use to who reads the message.
+pub fn cause(error: &candle_core::Error) -> &candle_core::Error {
+    match error {
+        candle_core::Error::WithBacktrace { inner, .. } => cause(inner),
+        other => other,
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -40,8 +40,13 @@ pub enum WeightsError {
         reason: String,
     },
     /// Every tensor that is missing or does not fit.
-    #[error("{} fault(s) in the weights:\n  {}", .0.len(), .0.join("\n  "))]
-    Faults(Vec<String>),
+    #[error("{} fault(s) in {place}:\n  {}", faults.len(), faults.join("\n  "))]
+    Faults {
+        /// The files, or what else the weights came from.
+        place: String,
+        /// Each with the tensor's name.
+        faults: Vec<String>,
+    },
 }
 
 /// Whether parameters are constants or variables.
@@ -93,6 +98,7 @@ enum Bytes {
 }
 
 struct Checkpoint {
+    path: PathBuf,
     bytes: Bytes,
     start: usize,
     header: Metadata,
@@ -104,7 +110,7 @@ impl Checkpoint {
         let (header_len, header) = SafeTensors::read_metadata(bytes.all())
             .map_err(|error| WeightsError::Format { file: file.to_path_buf(), reason: error.to_string() })?;
         let start = header_len + size_of::<u64>();
-        Ok(Self { bytes, start, header })
+        Ok(Self { path: file.to_path_buf(), bytes, start, header })
     }
 
     fn data(&self, info: &TensorInfo) -> &[u8] {
@@ -240,7 +246,18 @@ impl Weights {
     /// Every fault noted so far, as one error.
     pub fn finish(&self) -> Result<(), WeightsError> {
         let faults = std::mem::take(&mut *locked(&self.shared.faults));
-        if faults.is_empty() { Ok(()) } else { Err(WeightsError::Faults(faults)) }
+        if faults.is_empty() { Ok(()) } else { Err(WeightsError::Faults { place: self.place(), faults }) }
+    }
+
+    fn place(&self) -> String {
+        match &self.shared.source {
+            Source::Files(files) => {
+                let paths: Vec<String> = files.iter().map(|file| file.path.display().to_string()).collect();
+                paths.join(", ")
+            }
+            Source::Tensors(_) => "the given weights".into(),
+            Source::Fresh(_) => "fresh weights".into(),
+        }
     }
 
     /// The variables made so far, sorted by full name. Empty outside training.
@@ -431,6 +448,17 @@ mod tests {
         assert!(text.contains("a.weight: the shape is [2, 3], expected [3, 2]"), "{text}");
         assert!(text.contains("a.bias: missing, expected [3]"), "{text}");
         weights.finish().expect("the faults were taken");
+    }
+
+    #[test]
+    fn faults_name_their_file() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("model.safetensors");
+        std::fs::write(&file, b"\x08\0\0\0\0\0\0\0{}      ").expect("written");
+        let weights = Weights::open(std::slice::from_ref(&file), Mode::Infer).expect("an empty file of weights");
+        weights.pp("a").get(&[3], "bias", Init::Zeros);
+        let text = weights.finish().expect_err("a fault").to_string();
+        assert!(text.contains(&format!("1 fault(s) in {}:", file.display())), "{text}");
     }
 
     #[test]

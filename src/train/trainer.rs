@@ -18,6 +18,7 @@ use super::schedule::blend;
 use super::step::{Outcome, Step, Terms, each};
 use super::subjects::InTraining;
 use crate::model::bundle::BundleError;
+use crate::nn::cause;
 
 /// What a run is made of.
 pub struct Setup {
@@ -86,7 +87,7 @@ pub enum TrainError {
     #[error(transparent)]
     Evaluate(#[from] EvaluateError),
     /// A tensor operation failed.
-    #[error("stage {}, step {}: {source}", place.stage, place.step)]
+    #[error("stage {}, step {}: {}", place.stage, place.step, cause(source))]
     Tensor {
         /// Where.
         place: Place,
@@ -135,7 +136,7 @@ impl Trainer {
 
     /// Takes over where `checkpoint` stopped.
     pub fn resume(&mut self, checkpoint: &Checkpoint) -> Result<(), TrainError> {
-        let restore = |source: candle_core::Error| TrainError::Restore(source.to_string());
+        let restore = |source: candle_core::Error| TrainError::Restore(cause(&source).to_string());
         let missing = self.setup.parts.restore(&checkpoint.variables).map_err(restore)?;
         if let Some(name) = missing.first() {
             return Err(TrainError::Restore(format!("it lacks {name}")));

@@ -22,6 +22,7 @@ use serde::Serialize;
 
 pub use compare::{Stage, Tolerance, Unit};
 
+use crate::nn::cause;
 use crate::nn::weights::WeightsError;
 use golden::Golden;
 use trial::Trial;
@@ -41,7 +42,7 @@ pub enum VerifyError {
     #[error(transparent)]
     Weights(#[from] WeightsError),
     /// A stage could not be computed at all.
-    #[error("a stage cannot be computed: {0}")]
+    #[error("a stage cannot be computed: {}", cause(.0))]
     Compute(#[from] candle_core::Error),
 }
 
@@ -92,4 +93,18 @@ pub fn verify(dir: &Path, golden: Option<&Path>) -> Result<Report, VerifyError> 
     bitlinear::check_cases(&mut trial)?;
     stream::check(&mut trial)?;
     Ok(trial.report())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Error;
+    use std::backtrace::Backtrace;
+
+    #[test]
+    fn what_cannot_be_computed_is_told_without_a_stack_trace() {
+        let (inner, backtrace) = (Box::new(Error::Msg("rows differ".into())), Box::new(Backtrace::force_capture()));
+        let error = VerifyError::from(Error::WithBacktrace { inner, backtrace });
+        assert_eq!(error.to_string(), "a stage cannot be computed: rows differ");
+    }
 }

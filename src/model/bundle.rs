@@ -5,6 +5,7 @@
 
 use super::config::{ConfigError, VlJepaConfig};
 use super::files::{Embedded, Files};
+use super::text::modules;
 use crate::embedding::Space;
 use crate::input::InputError;
 use crate::input::Preprocessor;
@@ -150,6 +151,7 @@ impl Bundle {
             return absent(vec!["config.json".into()]);
         }
         let bundle = Bundle::read_config(files)?;
+        bundle.check_modules()?;
         let mut names: Vec<String> = Vec::new();
         for part in bundle.parts() {
             if bundle.weight_files(part)?.is_empty() {
@@ -244,6 +246,32 @@ impl Bundle {
         let folder = |folder| [(folder, "2_Dense"), (folder, "3_Dense")].map(name).to_vec();
         let mut folders = [Part::Text.name(), Part::Text.other_name()].map(folder).into_iter();
         folders.find(|files| files.iter().all(|file| self.files.has(file))).unwrap_or_default()
+    }
+
+    /// Where the text encoder's folder lists modules, they are those that are computed: what it lists, each in its
+    /// place, and no Dense layers beyond those of `dense_dim`.
+    fn check_modules(&self) -> Result<(), BundleError> {
+        let (hidden, wide) = (self.config.text.hidden_size(), self.config.dense_dim);
+        for folder in [Part::Text.name(), Part::Text.other_name()] {
+            let listed = modules::dense(&self.files, folder, hidden, Some(hidden))
+                .map_err(|error| BundleError::Faults(vec![error.to_string()]))?;
+            let computed = match listed.as_slice() {
+                [] => true,
+                [up, down] => {
+                    let placed = (up.folder.as_str(), down.folder.as_str()) == ("2_Dense", "3_Dense");
+                    placed && !up.bias && !down.bias && Some(up.outputs) == wide
+                }
+                _ => false,
+            };
+            if !computed {
+                let widths: Vec<usize> = listed.iter().map(|dense| dense.outputs).collect();
+                let wanted = "must list 2_Dense to dense_dim and 3_Dense back, without biases";
+                let list = self.files.describe(&format!("{folder}/modules.json"));
+                let what = format!("{list}: Dense layers to widths {widths:?}, dense_dim {wide:?}; it {wanted}");
+                return Err(BundleError::Faults(vec![what]));
+            }
+        }
+        Ok(())
     }
 
     /// Where the files are.

@@ -350,6 +350,49 @@ fn what_would_change_the_result_and_is_not_computed_is_refused() {
 }
 
 #[test]
+fn a_sentence_folder_that_asks_for_something_else_is_refused() {
+    let changed = |file: &str, from: &str, to: &str, words: &[&str]| {
+        let copy = Copy::of("embeddinggemma_tiny");
+        copy.replace(file, from, to);
+        copy.assert_error(&[words, &[file]].concat());
+    };
+    let pooling = "1_Pooling/config.json";
+    let (cls, mean) = ("\"pooling_mode_cls_token\": ", "\"pooling_mode_mean_tokens\": ");
+    changed(pooling, &format!("{cls}false"), &format!("{cls}true"), &["pooling_mode_cls_token is true", "false"]);
+    changed(pooling, &format!("{mean}true"), &format!("{mean}false"), &["pooling_mode_mean_tokens is false", "true"]);
+    changed(pooling, "\"include_prompt\"", "\"pooling_mode\": \"max\", \"x\"", &["pooling_mode is \"max\"", "mean"]);
+    changed("modules.json", "models.Normalize", "models.LayerNorm", &["Dense, LayerNorm", "Normalize"]);
+    changed("2_Dense/config.json", "\"in_features\": 64", "\"in_features\": 65", &["in_features is 65", "64"]);
+    changed("3_Dense/config.json", "Identity", "Tanh", &["activation_function", "Identity"]);
+}
+
+#[test]
+fn recorded_inputs_that_do_not_fit_are_named_before_anything_is_computed() {
+    let copy = Copy::of("bert_tiny");
+    copy.rewrite("io.safetensors", |tensors| {
+        let (_, dtype, shape, bytes) = tensors.iter().find(|(name, ..)| name == "input_ids").expect("ids").clone();
+        tensors.push(("token_type_ids".into(), dtype, shape, vec![0; bytes.len()]));
+    });
+    let report = copy.verify().expect("type 0 is what is computed");
+    assert!(report.ok() && report.not_checked.is_empty());
+    copy.spoil("io.safetensors", "token_type_ids", |bytes| bytes[0] = 1);
+    copy.assert_error(&["io.safetensors", "token_type_ids holds type 1", "must be 0"]);
+
+    for name in ["bert_tiny", "llama_tiny"] {
+        let ids = if name == "bert_tiny" { "input_ids" } else { "causal.input_ids" };
+        let copy = Copy::of(name);
+        copy.spoil("io.safetensors", ids, |bytes| bytes[1] = 0x7f);
+        copy.assert_error(&["io.safetensors", ids, "vocabulary"]);
+    }
+    let copy = Copy::of("bert_tiny");
+    copy.spoil("io.safetensors", "attention_mask", |bytes| bytes.fill(0));
+    copy.assert_error(&["io.safetensors", "attention_mask leaves 0 tokens to text 0", "from 1 to"]);
+    let copy = Copy::of("vjepa2_tiny");
+    copy.replace("config.json", "\"crop_size\": 64", "\"crop_size\": 96");
+    copy.assert_error(&["io.safetensors", "pixel_values_videos has clips of", "96, 96]"]);
+}
+
+#[test]
 fn a_window_of_one_token_is_written_as_0() {
     let copy = Copy::of("embeddinggemma_tiny");
     copy.replace("config.json", "\"sliding_window\": ", "\"sliding_window\": 0, \"was\": ");

@@ -407,10 +407,10 @@ fn configs_are_judged_field_by_field() {
     assert_eq!(serde_json::to_string(&VlJepaConfig::parse(&sound).expect("round trip")).expect("json"), sound);
     let bad = sound
         .replace("\"num_attention_heads\":4", "\"num_attention_heads\":3")
-        .replace("\"sliding_window\":4", "\"sliding_window\":0");
+        .replace("\"head_dim\":8", "\"head_dim\":7");
     let error = VlJepaConfig::parse(&bad).expect_err("3 heads over 2").to_string();
     assert!(error.contains("predictor.num_attention_heads is 3; it must be a multiple of 2"), "{error}");
-    assert!(error.contains("text.sliding_window is 0"), "{error}");
+    assert!(error.contains("text.head_dim is 7; it must be a multiple of 2"), "{error}");
     let error = VlJepaConfig::parse(&sound.replace("\"crop_size\":16", "\"crop_size\":\"x\"")).expect_err("a word");
     assert!(error.to_string().contains("vision"), "{error}");
 }

@@ -102,6 +102,39 @@ fn a_bundle_is_verified_as_a_whole() {
 }
 
 #[test]
+fn a_bundle_whose_text_folder_asks_for_other_modules_is_refused() {
+    let bundle = bundle();
+    let recorded = golden("embeddinggemma_tiny");
+    for folder in ["1_Pooling", "2_Dense", "3_Dense"] {
+        std::fs::create_dir(bundle.path().join("text").join(folder)).expect("made");
+    }
+    for name in ["modules.json", "1_Pooling/config.json", "2_Dense/config.json", "3_Dense/config.json"] {
+        let bytes = std::fs::read(recorded.join(name)).expect("a file");
+        std::fs::write(bundle.path().join("text").join(name), bytes).expect("written");
+    }
+    let same = vljepa(&["inspect"], &[bundle.path()]);
+    assert_eq!(same.status.code(), Some(0), "{}", text(&same.stderr));
+    let refused = |name: &str, from: &str, to: &str, words: [&str; 2]| {
+        let file = bundle.path().join("text").join(name);
+        let before = std::fs::read_to_string(&file).expect("a file");
+        std::fs::write(&file, before.replace(from, to)).expect("written");
+        let done = vljepa(&["inspect"], &[bundle.path()]);
+        let error = text(&done.stderr);
+        assert_eq!(done.status.code(), Some(2), "{error}");
+        assert!(words.iter().all(|word| error.contains(word)), "{error}");
+        std::fs::write(&file, before).expect("written");
+    };
+    refused(
+        "1_Pooling/config.json",
+        "cls_token\": false",
+        "cls_token\": true",
+        ["text/1_Pooling/config.json", "pooling_mode_cls_token is true"],
+    );
+    refused("modules.json", "\"2_Dense\"", "\"3_Dense\"", ["text/3_Dense/config.json", "in_features is 128"]);
+    refused("3_Dense/config.json", "\"bias\": false", "\"bias\": true", ["text/modules.json", "without biases"]);
+}
+
+#[test]
 fn inspect_shows_what_a_bundle_is_made_of() {
     let bundle = bundle();
     let table = vljepa(&["inspect"], &[bundle.path()]);

@@ -4,6 +4,7 @@
 
 mod bert;
 mod gemma;
+pub mod modules;
 
 use super::config::TextConfig;
 use super::{Observer, unobserved};

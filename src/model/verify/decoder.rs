@@ -234,7 +234,7 @@ fn check_causal(
     }
     let [texts, tokens] = trial.golden.axes(ids)?;
     let rows = Ragged::full(texts, tokens);
-    let inputs = llama.embed(&trial.golden.ids(ids)?)?;
+    let inputs = llama.embed(&trial.golden.tokens(ids, llama.config.vocab_size)?)?;
     let positions: Vec<f32> = (0..texts * tokens).map(|at| (at % tokens) as f32).collect();
     let sequence = llama.sequence(&positions, Plan::causal(&rows.segments()));
     let mut stages = Vec::new();

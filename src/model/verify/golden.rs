@@ -121,6 +121,15 @@ impl Golden {
         ids.ok_or_else(|| self.fault(name, "holds a value that is no id: ids are whole and not negative"))
     }
 
+    /// [`Golden::ids`] of tokens, all in a vocabulary of this size.
+    pub fn tokens(&self, name: &str, vocabulary: usize) -> Result<Vec<u32>, VerifyError> {
+        let ids = self.ids(name)?;
+        match ids.iter().find(|&&id| id as usize >= vocabulary) {
+            Some(id) => Err(self.fault(name, &format!("holds id {id}; the vocabulary ends before {vocabulary}"))),
+            None => Ok(ids),
+        }
+    }
+
     /// An error about `name` that says which file it stands in.
     pub fn fault(&self, name: &str, what: &str) -> VerifyError {
         let file = self.tensors.get(name).map_or(0, |recorded| recorded.file);

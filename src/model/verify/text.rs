@@ -8,7 +8,8 @@ use super::files;
 use super::trial::{Ragged, Trial};
 use crate::input::Tokenizer;
 use crate::model::config::TextConfig;
-use crate::model::text::{TextEncoder, TextHead};
+use crate::model::files::Files;
+use crate::model::text::{TextEncoder, TextHead, modules};
 use crate::nn::linear::{Linear, Precision};
 
 /// Three times what f32 against f64 was measured to be worth, times ten.
@@ -20,7 +21,8 @@ pub fn check(trial: &mut Trial, dir: &Path) -> Result<(), VerifyError> {
     let weights = files::weights(dir, files::MODEL)?;
     let encoder = TextEncoder::load(&weights, &config, TextHead::default());
     weights.finish()?;
-    let encoder = encoder.with_dense(dense(dir)?);
+    let encoder = encoder.with_dense(dense(dir, config.hidden_size(), None)?);
+    check_token_types(trial)?;
     if trial.golden.has("input_ids") {
         check_batch(trial, &encoder, "input_ids", "attention_mask", &["", "right."])?;
         check_tokenizer(trial, dir, &config)?;
@@ -31,38 +33,29 @@ pub fn check(trial: &mut Trial, dir: &Path) -> Result<(), VerifyError> {
     Ok(())
 }
 
-/// The Dense layers of a sentence-transformers folder, in their order; none without `modules.json`.
-pub fn dense(dir: &Path) -> Result<Vec<Linear>, VerifyError> {
-    #[derive(serde::Deserialize)]
-    struct Module {
-        path: String,
-        r#type: String,
-    }
-    #[derive(serde::Deserialize)]
-    struct Dense {
-        in_features: usize,
-        out_features: usize,
-        bias: bool,
-        activation_function: String,
-    }
-    let list = dir.join("modules.json");
-    if !list.is_file() {
-        return Ok(Vec::new());
-    }
-    let modules: Vec<Module> = serde_json::from_str(&files::read(&list)?).map_err(|e| VerifyError::new(&list, e))?;
-    let mut layers = Vec::new();
-    for module in modules.iter().filter(|module| module.r#type.ends_with(".Dense")) {
-        let folder = dir.join(&module.path);
-        let Dense { in_features, out_features, bias, activation_function } = files::part_config(&folder, |_, _| ())?;
-        if !activation_function.ends_with("Identity") {
-            let what = format!("activation_function is {activation_function}; it must be Identity");
-            return Err(VerifyError::new(&folder.join("config.json"), what));
-        }
-        let weights = files::weights(&folder, files::MODEL)?;
-        layers.push(Linear::load(&weights.pp("linear"), in_features, out_features, bias, Precision::Dense));
+/// The Dense layers of a sentence-transformers folder, in their order, from rows of `hidden` to rows of `after` (where
+/// that is known); none without `modules.json`.
+pub fn dense(dir: &Path, hidden: usize, after: Option<usize>) -> Result<Vec<Linear>, VerifyError> {
+    let listed = modules::dense(&Files::Directory(dir.to_path_buf()), "", hidden, after);
+    let load = |module: modules::Dense| {
+        let weights = files::weights(&dir.join(&module.folder), files::MODEL)?;
+        let (inputs, outputs) = (module.inputs, module.outputs);
+        let layer = Linear::load(&weights.pp("linear"), inputs, outputs, module.bias, Precision::Dense);
         weights.finish()?;
+        Ok(layer)
+    };
+    listed.map_err(|e| VerifyError::new(Path::new(&e.file), e.what))?.into_iter().map(load).collect()
+}
+
+/// Refuses recorded token types other than 0, the only one that is computed.
+pub fn check_token_types(trial: &Trial) -> Result<(), VerifyError> {
+    let recorded: Vec<&str> = trial.golden.names().filter(|name| name.ends_with("token_type_ids")).collect();
+    for name in recorded {
+        if let Some(kind) = trial.golden.ids(name)?.iter().find(|&&kind| kind != 0) {
+            return Err(trial.golden.fault(name, &format!("holds type {kind}; it must be 0 everywhere")));
+        }
     }
-    Ok(layers)
+    Ok(())
 }
 
 /// Runs a padded batch and compares each stage under each of the `prefixes`.
@@ -74,8 +67,13 @@ fn check_batch(
     prefixes: &[&str],
 ) -> Result<(), VerifyError> {
     let rows = Ragged::from_mask(&trial.golden, mask)?;
-    let ids = trial.golden.ids(ids)?;
-    for (stage, value) in stages(encoder, &rows.strip(&ids))? {
+    let ids = trial.golden.tokens(ids, encoder.config.vocab_size())?;
+    let (texts, bound) = (rows.strip(&ids), encoder.config.max_tokens());
+    if let Some(at) = texts.iter().position(|text| !(1..=bound).contains(&text.len())) {
+        let what = format!("leaves {} tokens to text {at}; it must have from 1 to {bound}", texts[at].len());
+        return Err(trial.golden.fault(mask, &what));
+    }
+    for (stage, value) in stages(encoder, &texts)? {
         let by_text = matches!(stage.as_str(), "pooled" | "dense" | "embedding");
         for name in prefixes.iter().map(|prefix| format!("{prefix}{stage}")) {
             match by_text {

@@ -36,7 +36,7 @@ pub fn check(trial: &mut Trial, dir: &Path) -> Result<(), VerifyError> {
 }
 
 fn check_clip(trial: &mut Trial, encoder: &VisionEncoder, clip: &str) -> Result<(), VerifyError> {
-    let pixels = clips(trial, &format!("{clip}.pixel_values_videos"))?;
+    let pixels = clips(trial, &format!("{clip}.pixel_values_videos"), &encoder.config)?;
     let views: Vec<_> = pixels.iter().map(|pixels| pixels.view()).collect();
     let mut stages = Vec::new();
     let visual = encoder.observe(&views, &mut |stage, value| stages.push((stage.to_owned(), value.clone())))?;
@@ -52,9 +52,15 @@ fn check_clip(trial: &mut Trial, encoder: &VisionEncoder, clip: &str) -> Result<
     Ok(())
 }
 
-/// The clips `[batch, frames, channels, height, width]` under `name`.
-pub fn clips(trial: &Trial, name: &str) -> Result<Vec<Array4<f32>>, VerifyError> {
+/// The clips `[batch, frames, channels, height, width]` under `name`, of the size that the encoder takes.
+pub fn clips(trial: &Trial, name: &str, config: &VisionConfig) -> Result<Vec<Array4<f32>>, VerifyError> {
     let [_, frames, channels, height, width] = trial.golden.axes(name)?;
+    let (taken, side) = (config.in_chans, config.crop_size);
+    if frames == 0 || (channels, height, width) != (taken, side, side) {
+        let found = format!("has clips of [{frames}, {channels}, {height}, {width}]");
+        let what = format!("{found}; in_chans and crop_size take [1.., {taken}, {side}, {side}]");
+        return Err(trial.golden.fault(name, &what));
+    }
     let pixels = trial.golden.floats(name)?;
     let clip = |pixels: &[f32]| Array4::from_shape_vec((frames, channels, height, width), pixels.to_vec());
     let clips = pixels.chunks((frames * channels * height * width).max(1)).map(clip);

@@ -61,7 +61,7 @@ pub fn check(trial: &mut Trial, dir: &Path) -> Result<(), VerifyError> {
         return Ok(());
     }
     let questions = Ragged::from_mask(&trial.golden, "query_mask")?;
-    let ids = trial.golden.ids("query_ids")?;
+    let ids = trial.golden.tokens("query_ids", config.predictor.llama.vocab_size)?;
     let asked = match trial.golden.has("query_clip") {
         true => trial.golden.ids("query_clip")?.into_iter().map(|clip| clip as usize).collect(),
         false => (0..visual.segments.len()).collect(),
@@ -93,7 +93,7 @@ fn check_vision(trial: &mut Trial, dir: &Path, config: &VlJepaConfig) -> Result<
     // one batch, or clips of different lengths under names of their own
     let mut pixels = Vec::new();
     for clips in trial.golden.before("pixel_values_videos") {
-        pixels.extend(vision::clips(trial, &format!("{clips}pixel_values_videos"))?);
+        pixels.extend(vision::clips(trial, &format!("{clips}pixel_values_videos"), &config.vision)?);
     }
     if pixels.is_empty() {
         return Ok(None);
@@ -113,17 +113,18 @@ fn check_text(trial: &mut Trial, dir: &Path, config: &VlJepaConfig) -> Result<Ve
     let folder = part(dir, &["y_encoder", "text"])?;
     let weights = files::weights(&folder, files::MODEL)?;
     // the Dense layers stand among the other weights, or in folders of their own
-    let dense = text::dense(&folder)?;
+    let dense = text::dense(&folder, config.text.hidden_size(), Some(config.text.hidden_size()))?;
     let dense_dim = config.dense_dim.filter(|_| dense.is_empty());
     let head = TextHead { dense_dim, shared_dim: Some(config.shared_dim) };
     let encoder = TextEncoder::load(&weights, &config.text, head);
     weights.finish()?;
     let encoder = if dense.is_empty() { encoder } else { encoder.with_dense(dense) };
+    text::check_token_types(trial)?;
     if !trial.golden.has("target_ids") {
         return Ok(Vec::new());
     }
     let rows = Ragged::from_mask(&trial.golden, "target_mask")?;
-    let ids = trial.golden.ids("target_ids")?;
+    let ids = trial.golden.tokens("target_ids", config.text.vocab_size())?;
     let mut targets = Vec::new();
     for (stage, value) in text::stages(&encoder, &rows.strip(&ids))? {
         match stage.as_str() {

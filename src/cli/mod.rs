@@ -1,7 +1,7 @@
 //! The commands, one file each; here is what they share: the command line, the settings, loading a model,
 //! showing that something takes time.
 //!
-//! Exit status: 0 done, 1 failed, 2 wrongly called.
+//! Exit status: 0 done, 1 failed, 2 wrongly called; of verify and inspect also 2 when a file cannot be read.
 
 mod ask;
 mod client;

@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 
 pub use error::{EngineError, shortened};
 pub use queue::Load;
-pub use request::{Answer, Choice, Embedded, Manner, Media, MediaFrame, Question, Timing, Usage};
+pub use request::{Answer, Choice, Embedded, Manner, Media, MediaFrame, PixelOrder, Question, Timing, Usage};
 pub use worker::{ModelThread, ThreadState};
 
 use crate::embedding::Space;

@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 
 use super::error::EngineError;
 use super::queue::{Admission, Load};
-use super::request::{Media, MediaFrame, Question};
+use super::request::{Media, MediaFrame, PixelOrder, Question};
 use crate::input::{Clip, Frame, InputError, MediaLimits, Preprocessor, decode_media};
 
 /// The pool that prepares requests.
@@ -74,7 +74,16 @@ fn frames(media: &Media, limits: &MediaLimits) -> Result<Vec<Frame>, EngineError
 /// One frame; of an animation the first picture.
 fn still(frame: &MediaFrame, limits: &MediaLimits) -> Result<Frame, InputError> {
     match frame {
-        MediaFrame::Raw(frame) => Ok(frame.clone()),
+        MediaFrame::Raw { width, height, order, pixels, pts_ms } => {
+            let rgb = match order {
+                PixelOrder::Rgb => pixels.clone(),
+                PixelOrder::Bgr => {
+                    pixels.as_chunks().0.iter().flat_map(|&[blue, green, red]| [red, green, blue]).collect()
+                }
+                PixelOrder::Gray => pixels.iter().flat_map(|&luminance| [luminance; 3]).collect(),
+            };
+            Ok(Frame { width: *width, height: *height, rgb, pts_ms: *pts_ms })
+        }
         MediaFrame::Encoded { bytes, pts_ms } => {
             let first = decode_media(bytes, limits)?.swap_remove(0);
             Ok(Frame { pts_ms: *pts_ms, ..first })

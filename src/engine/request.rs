@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use crate::embedding::Embedding;
-use crate::input::{Frame, Sampling};
+use crate::input::Sampling;
 use crate::model::decoder::DecodeOptions;
 
 /// What a question is about.
@@ -28,8 +28,40 @@ pub enum MediaFrame {
         /// When it is shown, milliseconds.
         pts_ms: u64,
     },
-    /// Pixels.
-    Raw(Frame),
+    /// Pixels, row by row.
+    Raw {
+        /// Pixels in a row.
+        width: u32,
+        /// Rows.
+        height: u32,
+        /// What the bytes of a pixel are.
+        order: PixelOrder,
+        /// `width * height` pixels.
+        pixels: Vec<u8>,
+        /// When it is shown, milliseconds.
+        pts_ms: u64,
+    },
+}
+
+/// The bytes of a raw pixel, one a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PixelOrder {
+    /// Red, green, blue.
+    Rgb,
+    /// Blue, green, red.
+    Bgr,
+    /// Luminance.
+    Gray,
+}
+
+impl PixelOrder {
+    /// Bytes a pixel.
+    pub fn channels(self) -> u64 {
+        match self {
+            PixelOrder::Rgb | PixelOrder::Bgr => 3,
+            PixelOrder::Gray => 1,
+        }
+    }
 }
 
 /// A question about an image or a clip.

@@ -9,8 +9,10 @@ use super::layers::Deadline;
 use super::proto::{self, encode_text_result, media::Source, predict_result};
 use super::status::item_status;
 use crate::embedding::{Dtype, Embedding, Space};
-use crate::engine::{Answer, Embedded, Engine, EngineError, Manner, Media, MediaFrame, Question, Timing, Usage};
-use crate::input::{Frame, Sampling};
+use crate::engine::{
+    Answer, Embedded, Engine, EngineError, Manner, Media, MediaFrame, PixelOrder, Question, Timing, Usage,
+};
+use crate::input::Sampling;
 use crate::model::decoder::{DecodeOptions, TokenSampling};
 use crate::model::facts::{ModelFacts, PartFacts};
 use crate::settings::Settings;
@@ -122,30 +124,24 @@ fn frame(frame: proto::Frame, settings: &Settings) -> Checked<MediaFrame> {
     let proto::Frame { data, width, height, pts_ms, .. } = frame;
     let format = proto::FrameFormat::try_from(frame.format)
         .map_err(|_| invalid("format", format!("is {}, no such format", frame.format)))?;
-    let channels = match format {
+    let order = match format {
         proto::FrameFormat::Unspecified | proto::FrameFormat::Encoded => {
             return Ok(MediaFrame::Encoded { bytes: data, pts_ms });
         }
-        proto::FrameFormat::Rgb8 | proto::FrameFormat::Bgr8 => 3,
-        proto::FrameFormat::Gray8 => 1,
+        proto::FrameFormat::Rgb8 => PixelOrder::Rgb,
+        proto::FrameFormat::Bgr8 => PixelOrder::Bgr,
+        proto::FrameFormat::Gray8 => PixelOrder::Gray,
     };
     let pixels = u64::from(width) * u64::from(height);
     if pixels == 0 || pixels > settings.media.pixels_max {
         let problem = format!("is {width} x {height}, must be 1 to {} pixels", settings.media.pixels_max);
         return Err(invalid("width", problem));
     }
-    if data.len() as u64 != pixels * channels {
-        let problem = format!("is {} bytes, {width} x {height} pixels need {}", data.len(), pixels * channels);
-        return Err(invalid("data", problem));
+    let bytes = pixels * order.channels();
+    if data.len() as u64 != bytes {
+        return Err(invalid("data", format!("is {} bytes, {width} x {height} pixels need {bytes}", data.len())));
     }
-    let rgb = match format {
-        proto::FrameFormat::Gray8 => data.iter().flat_map(|&luminance| [luminance; 3]).collect(),
-        proto::FrameFormat::Bgr8 => {
-            data.as_chunks().0.iter().flat_map(|&[blue, green, red]| [red, green, blue]).collect()
-        }
-        _ => data,
-    };
-    Ok(MediaFrame::Raw(Frame { width, height, rgb, pts_ms }))
+    Ok(MediaFrame::Raw { width, height, order, pixels: data, pts_ms })
 }
 
 fn sampling_of(sampling: proto::Sampling, settings: &Settings) -> Checked<Sampling> {

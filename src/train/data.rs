@@ -52,7 +52,8 @@ impl Ticket {
     }
 }
 
-/// The bit that evaluation's seeds have and training's have not, so that no clip is in both.
+/// The bit that evaluation's seeds have and training's have not: no clip is in both, but for the chance that two random
+/// streams of 64 bits meet.
 pub const EVALUATION: u64 = 1 << 63;
 
 /// The finaliser of SplitMix64: a bijection that scatters neighbours.

@@ -7,7 +7,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-/// An instruction set that the integer kernels are written for, slowest first.
+/// An instruction set that the integer kernels are written for; of each kind of chip the slowest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Isa {
     /// Plain Rust; runs everywhere and is the meaning that the others must equal.
@@ -16,13 +16,17 @@ pub enum Isa {
     Avx2,
     /// 512-bit vectors with the byte dot product `vpdpbusd`.
     Avx512Vnni,
+    /// 128-bit vectors of aarch64, byte products summed in 16 bits.
+    Neon,
+    /// The same with the byte dot product `sdot`.
+    NeonDot,
 }
 
 /// Why an instruction set cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IsaError {
     /// The name is none of ours.
-    #[error("instruction set {0:?} is unknown: expected one of scalar, avx2, avx512vnni")]
+    #[error("instruction set {0:?} is unknown: expected one of scalar, avx2, avx512vnni, neon, neondot")]
     Unknown(String),
     /// The chip lacks it.
     #[error("instruction set {0} is not available on this machine: the best here is {best}", best = Isa::best())]
@@ -30,8 +34,8 @@ pub enum IsaError {
 }
 
 impl Isa {
-    /// Every instruction set, slowest first.
-    pub const ALL: [Isa; 3] = [Isa::Scalar, Isa::Avx2, Isa::Avx512Vnni];
+    /// Every instruction set, of each kind of chip the slowest first.
+    pub const ALL: [Isa; 5] = [Isa::Scalar, Isa::Avx2, Isa::Avx512Vnni, Isa::Neon, Isa::NeonDot];
 
     /// Reads a name as [`Isa::name`] writes it, in any case.
     pub fn parse(name: &str) -> Result<Isa, IsaError> {
@@ -45,6 +49,8 @@ impl Isa {
             Isa::Scalar => "scalar",
             Isa::Avx2 => "avx2",
             Isa::Avx512Vnni => "avx512vnni",
+            Isa::Neon => "neon",
+            Isa::NeonDot => "neondot",
         }
     }
 
@@ -54,6 +60,8 @@ impl Isa {
             Isa::Scalar => true,
             Isa::Avx2 => Avx2::detect().is_some(),
             Isa::Avx512Vnni => Avx512Vnni::detect().is_some(),
+            Isa::Neon => Neon::detect().is_some(),
+            Isa::NeonDot => NeonDot::detect().is_some(),
         }
     }
 
@@ -125,6 +133,36 @@ impl Avx512Vnni {
             && is_x86_feature_detected!("avx512vnni")
         {
             return Some(Avx512Vnni(()));
+        }
+        None
+    }
+}
+
+/// Proof that this chip has NEON.
+#[derive(Clone, Copy, Debug)]
+pub struct Neon(());
+
+impl Neon {
+    /// A token if the chip and the operating system offer NEON.
+    pub fn detect() -> Option<Neon> {
+        #[cfg(target_arch = "aarch64")]
+        if std::arch::is_aarch64_feature_detected!("neon") {
+            return Some(Neon(()));
+        }
+        None
+    }
+}
+
+/// Proof that this chip has NEON and its byte dot product.
+#[derive(Clone, Copy, Debug)]
+pub struct NeonDot(());
+
+impl NeonDot {
+    /// A token if the chip and the operating system offer NEON and the byte dot product.
+    pub fn detect() -> Option<NeonDot> {
+        #[cfg(target_arch = "aarch64")]
+        if std::arch::is_aarch64_feature_detected!("neon") && std::arch::is_aarch64_feature_detected!("dotprod") {
+            return Some(NeonDot(()));
         }
         None
     }

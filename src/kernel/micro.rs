@@ -15,6 +15,8 @@
 #[cfg(target_arch = "x86_64")]
 use super::isa::{Avx2, Avx512Vnni};
 use super::isa::{Isa, IsaError};
+#[cfg(target_arch = "aarch64")]
+use super::isa::{Neon, NeonDot};
 use super::scalar::Scalar;
 use super::ternary::COLS_MAX;
 
@@ -111,8 +113,12 @@ pub fn for_isa(isa: Isa) -> Result<Box<dyn Micro>, IsaError> {
         Isa::Avx2 => Avx2::detect().map(|token| Box::new(token) as Box<dyn Micro>),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512Vnni => Avx512Vnni::detect().map(|token| Box::new(token) as Box<dyn Micro>),
-        #[cfg(not(target_arch = "x86_64"))]
-        Isa::Avx2 | Isa::Avx512Vnni => None,
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => Neon::detect().map(|token| Box::new(token) as Box<dyn Micro>),
+        #[cfg(target_arch = "aarch64")]
+        Isa::NeonDot => NeonDot::detect().map(|token| Box::new(token) as Box<dyn Micro>),
+        #[allow(unreachable_patterns, reason = "which sets are written for another chip depends on this one")]
+        _ => None,
     };
     micro.ok_or(IsaError::Unavailable(isa))
 }

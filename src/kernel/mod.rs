@@ -12,6 +12,10 @@ pub mod elementwise;
 pub mod gemm;
 pub mod isa;
 pub mod micro;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(target_arch = "aarch64")]
+mod neondot;
 pub mod packed;
 pub mod quantize;
 mod scalar;

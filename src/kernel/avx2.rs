@@ -8,11 +8,14 @@
 use std::arch::x86_64::*;
 
 use super::isa::{Avx2, Isa};
-use super::micro::{CLASSES, LANES, Micro, PanelBlock, Quad, RowScale, Tile, TileLoop, activation_scale, check, fixed};
-use super::scalar::{MAGNITUDE, round};
+use super::micro::{
+    CLASSES, LANES, Micro, Quad, RowScale, Sums, Tile, Words, activation_scale, check_int8, check_ternary,
+};
+use super::quantize::share;
+use super::scalar::{MAGNITUDE, Scalar, round};
 
 /// Eight sums, the codes, a quad and a product fit the 16 registers.
-const TILE_ROWS: usize = 8;
+const ROWS_MAX: usize = 8;
 
 /// Lanes of a vector of 32-bit numbers.
 const VECTOR: usize = 8;
@@ -24,24 +27,29 @@ const WINDOW: usize = 64;
 const _: () = assert!(WINDOW as i32 * 2 * 2 * i8::MAX as i32 <= i16::MAX as i32);
 const _: () = assert!(WINDOW as i32 * 2 * 2 * i8::MIN as i32 >= i16::MIN as i32);
 
-/// The loop for a tile of 1, 2, .. 8 rows.
-const TILES: [TileLoop; TILE_ROWS] =
-    [tile::<1>, tile::<2>, tile::<3>, tile::<4>, tile::<5>, tile::<6>, tile::<7>, tile::<8>];
+/// The loop for 1, 2, .. 8 rows of a tile, from the row given on.
+const LOOPS: [unsafe fn(&[Words], &Tile<'_>, usize, &mut [Sums]); ROWS_MAX] =
+    [rows::<1>, rows::<2>, rows::<3>, rows::<4>, rows::<5>, rows::<6>, rows::<7>, rows::<8>];
 
 impl Micro for Avx2 {
     fn isa(&self) -> Isa {
         Isa::Avx2
     }
 
-    fn tile_rows_max(&self) -> usize {
-        TILE_ROWS
+    fn ternary(&self, panel: &[Words], tile: &Tile<'_>, sums: &mut [Sums]) {
+        check_ternary(panel, tile, sums);
+        let groups = tile.rows().div_ceil(ROWS_MAX);
+        for group in 0..groups {
+            let rows = share(group, groups, tile.rows());
+            // SAFETY: self exists, so detection saw avx2; the check established that the tile has panel.len() blocks,
+            // and it has these rows, by whose count the loop is chosen.
+            unsafe { LOOPS[rows.len() - 1](panel, tile, rows.start, &mut sums[rows]) }
+        }
     }
 
-    fn multiply(&self, panel: &[PanelBlock], tile: Tile<'_>, sums: &mut [[i32; LANES]]) {
-        check(panel, &tile, sums, TILE_ROWS);
-        // SAFETY: self exists, so detection saw avx2; check() established that the tile has panel.len() blocks of
-        // sums.len() rows, the row count by which the loop is chosen.
-        unsafe { TILES[sums.len() - 1](panel, &tile, sums) }
+    fn int8(&self, panel: &[Words], tile: &Tile<'_>, sums: &mut [Sums]) {
+        check_int8(panel, tile, sums);
+        Scalar.int8(panel, tile, sums);
     }
 
     fn quantize(&self, x: &[f32], values: &mut [i8]) -> RowScale {
@@ -51,26 +59,25 @@ impl Micro for Avx2 {
     }
 }
 
-/// A tile of `ROWS` rows.
+/// `ROWS` rows of a tile, from `first` on.
 ///
 /// # Safety
-/// The tile has `ROWS` rows of `panel.len()` blocks, and `sums` has `ROWS` rows.
+/// The tile has those rows, of `panel.len()` blocks, and `sums` has `ROWS` rows.
 #[target_feature(enable = "avx2")]
-unsafe fn tile<const ROWS: usize>(panel: &[PanelBlock], tile: &Tile<'_>, sums: &mut [[i32; LANES]]) {
-    let (row_sums, sums) = fixed::<ROWS>(tile, sums);
+unsafe fn rows<const ROWS: usize>(panel: &[Words], tile: &Tile<'_>, first: usize, sums: &mut [Sums]) {
     for group in 0..LANES / VECTOR {
         // A code is the sign plus one: the ones add up to the sum of the row.
         let mut wide = [_mm256_setzero_si256(); ROWS];
-        for (wide, row_sum) in wide.iter_mut().zip(row_sums) {
+        for (wide, row_sum) in wide.iter_mut().zip(&tile.row_sums()[first..]) {
             *wide = _mm256_set1_epi32(-row_sum);
         }
         for class in 0..CLASSES {
             for (index, window) in panel.chunks(WINDOW).enumerate() {
-                let cell = (class * panel.len() + index * WINDOW) * ROWS;
-                // SAFETY: class < 4, the window begins inside the panel, and the tile has [4, panel.len(), ROWS] cells.
+                let cell = (class * panel.len() + index * WINDOW) * tile.rows() + first;
+                // SAFETY: class < 4, the window begins inside the panel, and the tile has [4, panel.len(), rows] cells.
                 let quads = unsafe { tile.quads().as_ptr().add(cell) };
-                // SAFETY: from there the tile has window.len() blocks of ROWS cells in this class.
-                let narrow = unsafe { window_sums::<ROWS>(window, group, class, quads) };
+                // SAFETY: from there the tile has ROWS cells in each of window.len() blocks, tile.rows() cells apart.
+                let narrow = unsafe { window_sums::<ROWS>(window, (group, class), quads, tile.rows()) };
                 for (wide, narrow) in wide.iter_mut().zip(narrow) {
                     let widened = _mm256_madd_epi16(narrow, _mm256_set1_epi16(1));
                     *wide = _mm256_add_epi32(*wide, widened);
@@ -87,30 +94,28 @@ unsafe fn tile<const ROWS: usize>(panel: &[PanelBlock], tile: &Tile<'_>, sums: &
 /// The 16-bit sums of eight lanes over one class of at most `WINDOW` blocks; neighbours belong to the same lane.
 ///
 /// # Safety
-/// `quads` points at `[window.len(), ROWS]` cells, and `group < 4`.
+/// `quads` points at `ROWS` cells in each of `window.len()` blocks, `stride` cells apart, and `group < 4`.
 #[inline]
 #[target_feature(enable = "avx2")]
 unsafe fn window_sums<const ROWS: usize>(
-    window: &[PanelBlock],
-    group: usize,
-    class: usize,
-    mut quads: *const Quad,
+    window: &[Words],
+    (group, class): (usize, usize),
+    quads: *const Quad,
+    stride: usize,
 ) -> [__m256i; ROWS] {
     debug_assert!(window.len() <= WINDOW);
     let shift = _mm_cvtsi32_si128(2 * class as i32);
     let mask = _mm256_set1_epi8(3);
     let mut narrow = [_mm256_setzero_si256(); ROWS];
-    for block in window {
-        // SAFETY: group < 4, and a block is 32 words aligned to 64 bytes, that is four aligned vectors.
-        let words = unsafe { _mm256_load_si256(block.0.as_ptr().cast::<__m256i>().add(group)) };
+    for (block, words) in window.iter().enumerate() {
+        // SAFETY: group < 4, and these are 32 words aligned to 64 bytes, that is four aligned vectors.
+        let words = unsafe { _mm256_load_si256(words.0.as_ptr().cast::<__m256i>().add(group)) };
         let codes = _mm256_and_si256(_mm256_srl_epi16(words, shift), mask);
         for (m, narrow) in narrow.iter_mut().enumerate() {
-            // SAFETY: the caller's promise; `quads` is at this block and m < ROWS. A quad is read without alignment.
-            let quad = unsafe { quads.add(m).cast::<i32>().read_unaligned() };
+            // SAFETY: the caller's promise, and m < ROWS. A quad is read without alignment.
+            let quad = unsafe { quads.add(block * stride + m).cast::<i32>().read_unaligned() };
             *narrow = _mm256_add_epi16(*narrow, _mm256_maddubs_epi16(codes, _mm256_set1_epi32(quad)));
         }
-        // SAFETY: at most one past the last cell.
-        quads = unsafe { quads.add(ROWS) };
     }
     narrow
 }

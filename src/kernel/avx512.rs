@@ -10,35 +10,35 @@
 use std::arch::x86_64::*;
 
 use super::isa::{Avx512Vnni, Isa};
-use super::micro::{CLASSES, LANES, Micro, PanelBlock, Quad, RowScale, Tile, TileLoop, activation_scale, check, fixed};
+use super::micro::{
+    CLASSES, Micro, Quad, RowScale, Sums, TILE_ROWS, Tile, TileLoop, Words, activation_scale, check_int8,
+    check_ternary, each_height, fixed,
+};
 use super::scalar::MAGNITUDE;
-
-/// 24 sums, 2 vectors of codes and a mask fit the 32 registers.
-const TILE_ROWS: usize = 12;
 
 /// Lanes of a vector of 32-bit numbers.
 const VECTOR: usize = 16;
 
-/// The loop for a tile of 1, 2, .. 12 rows.
-const TILES: [TileLoop; TILE_ROWS] = [
-    row, tile::<2>, tile::<3>, tile::<4>, tile::<5>, tile::<6>, tile::<7>, tile::<8>, tile::<9>, tile::<10>,
-    tile::<11>, tile::<12>,
-];
+/// The loops for a tile of 1, 2, .. 12 rows.
+const TERNARY: [TileLoop; TILE_ROWS] = each_height!(ternary);
+const INT8: [TileLoop; TILE_ROWS] = each_height!(int8);
 
 impl Micro for Avx512Vnni {
     fn isa(&self) -> Isa {
         Isa::Avx512Vnni
     }
 
-    fn tile_rows_max(&self) -> usize {
-        TILE_ROWS
+    fn ternary(&self, panel: &[Words], tile: &Tile<'_>, sums: &mut [Sums]) {
+        check_ternary(panel, tile, sums);
+        // SAFETY: self exists, so detection saw avx512f, bw, vl and vnni; the check established that the tile has
+        // panel.len() blocks of sums.len() rows, the row count by which the loop is chosen.
+        unsafe { TERNARY[sums.len() - 1](panel, tile, sums) }
     }
 
-    fn multiply(&self, panel: &[PanelBlock], tile: Tile<'_>, sums: &mut [[i32; LANES]]) {
-        check(panel, &tile, sums, TILE_ROWS);
-        // SAFETY: self exists, so detection saw avx512f, bw, vl and vnni; check() established that the tile has
-        // panel.len() blocks of sums.len() rows, the row count by which the loop is chosen.
-        unsafe { TILES[sums.len() - 1](panel, &tile, sums) }
+    fn int8(&self, panel: &[Words], tile: &Tile<'_>, sums: &mut [Sums]) {
+        check_int8(panel, tile, sums);
+        // SAFETY: as above; here panel.len() is four times the tile's blocks.
+        unsafe { INT8[sums.len() - 1](panel, tile, sums) }
     }
 
     fn quantize(&self, x: &[f32], values: &mut [i8]) -> RowScale {
@@ -48,33 +48,27 @@ impl Micro for Avx512Vnni {
     }
 }
 
-/// A tile of `ROWS` rows.
+/// A ternary tile of `ROWS` rows.
 ///
 /// # Safety
 /// The tile has `ROWS` rows of `panel.len()` blocks, and `sums` has `ROWS` rows.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-unsafe fn tile<const ROWS: usize>(panel: &[PanelBlock], tile: &Tile<'_>, sums: &mut [[i32; LANES]]) {
-    // The first class adds 64 times the codes, so the ones that the codes are too large by weigh 64 as well.
-    let mut acc = [[_mm512_setzero_si512(); 2]; ROWS];
-    let (row_sums, sums) = fixed::<ROWS>(tile, sums);
-    for (acc, row_sum) in acc.iter_mut().zip(row_sums) {
-        *acc = [_mm512_set1_epi32(-64 * row_sum); 2];
+unsafe fn ternary<const ROWS: usize>(panel: &[Words], tile: &Tile<'_>, sums: &mut [Sums]) {
+    if ROWS == 1 {
+        // SAFETY: the caller's promise, with ROWS = 1.
+        return unsafe { ternary_row(panel, tile, sums) };
     }
+    let (row_sums, sums) = fixed::<ROWS>(tile, sums);
+    // The first class adds 64 times the codes, so the ones that the codes are too large by weigh 64 as well.
+    let mut acc = start(row_sums, 64);
     for class in (0..CLASSES).rev() {
         let mask = _mm512_set1_epi8(3 << (2 * class));
         // SAFETY: class < 4, and the tile has [4, panel.len(), ROWS] cells.
         let mut quad = unsafe { tile.quads().as_ptr().add(class * panel.len() * ROWS) };
-        for block in panel {
-            let [low, high] = codes(block);
-            let (low, high) = (_mm512_and_si512(low, mask), _mm512_and_si512(high, mask));
-            for (m, acc) in acc.iter_mut().enumerate() {
-                // SAFETY: as above; `quad` is at this block and m < ROWS.
-                let activations = unsafe { broadcast(quad.add(m)) };
-                acc[0] = _mm512_dpbusd_epi32(acc[0], low, activations);
-                acc[1] = _mm512_dpbusd_epi32(acc[1], high, activations);
-            }
-            // SAFETY: at most one past the last cell.
-            quad = unsafe { quad.add(ROWS) };
+        for words in panel {
+            let [low, high] = vectors(words);
+            // SAFETY: as above; `quad` is at this block, which has ROWS cells, and ends at most one past the last.
+            quad = unsafe { add(&mut acc, [_mm512_and_si512(low, mask), _mm512_and_si512(high, mask)], quad) };
         }
         if class > 0 {
             for acc in &mut acc {
@@ -87,16 +81,66 @@ unsafe fn tile<const ROWS: usize>(panel: &[PanelBlock], tile: &Tile<'_>, sums: &
     }
 }
 
-/// A tile of one row: eight independent sums, the panel read once.
+/// An int8 tile of `ROWS` rows.
+///
+/// # Safety
+/// The tile has `ROWS` rows and as many cells a row as `panel` has words, and `sums` has `ROWS` rows.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn int8<const ROWS: usize>(panel: &[Words], tile: &Tile<'_>, sums: &mut [Sums]) {
+    let (row_sums, sums) = fixed::<ROWS>(tile, sums);
+    let mut acc = start(row_sums, 128);
+    let mut quad = tile.quads().as_ptr();
+    for words in panel {
+        // SAFETY: the tile has panel.len() times ROWS cells, of which `quad` is at these; it ends one past the last.
+        quad = unsafe { add(&mut acc, vectors(words), quad) };
+    }
+    for (sums, acc) in sums.iter_mut().zip(acc) {
+        store(sums, acc);
+    }
+}
+
+/// Sums that begin with what the weights are too large by: every weight by `excess`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn start<const ROWS: usize>(row_sums: &[i32; ROWS], excess: i32) -> [[__m512i; 2]; ROWS] {
+    let mut acc = [[_mm512_setzero_si512(); 2]; ROWS];
+    for (acc, row_sum) in acc.iter_mut().zip(row_sums) {
+        *acc = [_mm512_set1_epi32(row_sum.wrapping_mul(-excess)); 2];
+    }
+    acc
+}
+
+/// Adds the products of one quad of each row, and returns the place of the next quads.
+///
+/// # Safety
+/// `quad` points at `ROWS` cells.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+unsafe fn add<const ROWS: usize>(
+    acc: &mut [[__m512i; 2]; ROWS],
+    [low, high]: [__m512i; 2],
+    quad: *const Quad,
+) -> *const Quad {
+    for (m, acc) in acc.iter_mut().enumerate() {
+        // SAFETY: the caller's promise, and m < ROWS.
+        let activations = unsafe { broadcast(quad.add(m)) };
+        acc[0] = _mm512_dpbusd_epi32(acc[0], low, activations);
+        acc[1] = _mm512_dpbusd_epi32(acc[1], high, activations);
+    }
+    // SAFETY: at most one past the last cell.
+    unsafe { quad.add(ROWS) }
+}
+
+/// A ternary tile of one row: eight independent sums, the panel read once.
 ///
 /// # Safety
 /// The tile has one row of `panel.len()` blocks, and `sums` has one row.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-unsafe fn row(panel: &[PanelBlock], tile: &Tile<'_>, sums: &mut [[i32; LANES]]) {
+unsafe fn ternary_row(panel: &[Words], tile: &Tile<'_>, sums: &mut [Sums]) {
     let mut acc = [[_mm512_setzero_si512(); 2]; CLASSES];
     let quads = tile.quads().as_ptr();
-    for (index, block) in panel.iter().enumerate() {
-        let [low, high] = codes(block);
+    for (index, words) in panel.iter().enumerate() {
+        let [low, high] = vectors(words);
         for (class, acc) in acc.iter_mut().enumerate() {
             let mask = _mm512_set1_epi8(3 << (2 * class));
             // SAFETY: the tile has [4, panel.len(), 1] cells.
@@ -115,12 +159,12 @@ unsafe fn row(panel: &[PanelBlock], tile: &Tile<'_>, sums: &mut [[i32; LANES]]) 
     store(&mut sums[0], [_mm512_sub_epi32(total[0], ones), _mm512_sub_epi32(total[1], ones)]);
 }
 
-/// The two vectors of a panel block.
+/// The two vectors of a panel's words.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn codes(block: &PanelBlock) -> [__m512i; 2] {
-    let words = block.0.as_ptr().cast::<__m512i>();
-    // SAFETY: a block is 32 words aligned to 64 bytes, that is two aligned vectors.
+fn vectors(words: &Words) -> [__m512i; 2] {
+    let words = words.0.as_ptr().cast::<__m512i>();
+    // SAFETY: they are 32 words aligned to 64 bytes, that is two aligned vectors.
     unsafe { [_mm512_load_si512(words), _mm512_load_si512(words.add(1))] }
 }
 
@@ -137,7 +181,7 @@ unsafe fn broadcast(quad: *const Quad) -> __m512i {
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn store(sums: &mut [i32; LANES], acc: [__m512i; 2]) {
+fn store(sums: &mut Sums, acc: [__m512i; 2]) {
     let lanes = sums.as_mut_ptr();
     // SAFETY: 32 sums are two vectors, written without alignment.
     unsafe {

@@ -1,17 +1,20 @@
-//! What a micro-kernel promises, and the two layouts that it reads.
+//! What a micro-kernel promises, and the layouts that it reads.
 //!
 //! A micro-kernel multiplies one panel of weights with one tile of activations, all columns at once, and leaves exact
 //! 32-bit sums. Everything else (padding, blocking, threads, scales) lies outside, in packed.rs, once for all of them.
 //!
 //! ```text
 //! column k = 16 b + 4 j + i     block b, class j = 0..3, byte i = 0..3; the last block is padded with zeros
-//! panel    [block b][lane n]    one u32 a weight row: bits 8 i + 2 j .. + 2 hold the code (sign + 1) of column k
-//! tile     [class j][block b][row m]    one quad a cell: the four activations i = 0..3
+//! tile          [class j][block b][row m]    one quad a cell: the four activations i = 0..3
+//! ternary panel [block b][lane n]    one u32 a weight row: bits 8 i + 2 j .. + 2 hold the code (sign + 1) of column k
+//! int8 panel    [class j][block b][lane n]    one u32 a weight row: byte i holds the weight of column k, plus 128
 //! ```
-//! A mask `3 << 2 j` over a panel word leaves four codes, `4^j` times too large, that meet one quad of class j:
-//! so the two bits are never unpacked. Summing the classes downwards with `acc >>= 2` between them takes the factors
-//! out again (Horner), exactly, because all that has been added by then is a multiple of four.
+//! Activations have one layout, so what was rounded once can meet any weights. A mask `3 << 2 j` over a ternary word
+//! leaves four codes, `4^j` times too large, that meet one quad of class j: so the two bits are never unpacked. Summing
+//! the classes downwards with `acc >>= 2` between them takes the factors out again (Horner), exactly, because all that
+//! has been added by then is a multiple of four.
 
+use super::int8::WEIGHT_MAX;
 #[cfg(target_arch = "x86_64")]
 use super::isa::{Avx2, Avx512Vnni};
 use super::isa::{Isa, IsaError};
@@ -26,15 +29,19 @@ pub const LANES: usize = 32;
 pub const BLOCK: usize = 16;
 /// Quads in a block, and bit pairs in a byte.
 pub const CLASSES: usize = 4;
+/// The most rows of a tile: 24 vectors of sums, 2 of weights and a mask fit the 32 registers of AVX-512.
+pub const TILE_ROWS: usize = 12;
 
 // The codes are 0, 1, 2 and the row sum is taken off first, so every partial sum lies within 128 a column; the first
 // class adds up 64 times that.
 const _: () = assert!((COLS_MAX as i64) * 128 * 64 <= i32::MAX as i64);
+// Sums of bytes may wrap on the way, but not in the end.
+const _: () = assert!((COLS_MAX as i64) * 128 * (WEIGHT_MAX as i64) <= i32::MAX as i64);
 
-/// One block of a panel: a word for each of 32 weight rows. Two cache lines.
+/// One word for each of a panel's 32 weight rows. Two cache lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C, align(64))]
-pub struct PanelBlock(pub [u32; LANES]);
+pub struct Words(pub [u32; LANES]);
 
 /// Four neighbouring activations of one row, in memory order.
 pub type Quad = [i8; 4];
@@ -49,12 +56,10 @@ pub struct Tile<'a> {
 }
 
 impl<'a> Tile<'a> {
-    /// A tile from its cells `[4, blocks, rows]` and the sum of each row.
+    /// A tile of at most [`TILE_ROWS`] rows from its cells `[4, blocks, rows]` and the sum of each row.
     pub fn new(quads: &'a [Quad], row_sums: &'a [i32]) -> Tile<'a> {
-        assert!(
-            !row_sums.is_empty() && quads.len().is_multiple_of(CLASSES * row_sums.len()),
-            "a tile is [4, blocks, rows]"
-        );
+        assert!((1..=TILE_ROWS).contains(&row_sums.len()), "a tile has 1 to {TILE_ROWS} rows");
+        assert!(quads.len().is_multiple_of(CLASSES * row_sums.len()), "a tile is [4, blocks, rows]");
         Tile { quads, row_sums }
     }
 
@@ -66,6 +71,11 @@ impl<'a> Tile<'a> {
     /// The sum of each row.
     pub fn row_sums(&self) -> &'a [i32] {
         self.row_sums
+    }
+
+    /// Rows, 1 to [`TILE_ROWS`].
+    pub fn rows(&self) -> usize {
+        self.row_sums.len()
     }
 
     /// Blocks of 16 columns.
@@ -83,19 +93,25 @@ pub struct RowScale {
     pub sum: i32,
 }
 
+/// The exact sums of one activation row with the 32 weight rows of a panel.
+pub type Sums = [i32; LANES];
+
 /// One instruction set's loops. Implementors are proof tokens: who holds one may call it.
 pub trait Micro: Send + Sync {
     /// The instruction set.
     fn isa(&self) -> Isa;
 
-    /// The most rows that a tile may have.
-    fn tile_rows_max(&self) -> usize;
-
-    /// `sums[m][n] = sum over k of sign[n][k] * activation[m][k]`, exactly.
+    /// `sums[m][n] = sum over k of sign[n][k] * activation[m][k]`, exactly, for a ternary panel.
     ///
     /// # Panics
-    /// Unless the panel has the tile's blocks, `sums` its rows, and the rows are at most [`Micro::tile_rows_max`].
-    fn multiply(&self, panel: &[PanelBlock], tile: Tile<'_>, sums: &mut [[i32; LANES]]);
+    /// Unless the panel has the tile's blocks and `sums` its rows.
+    fn ternary(&self, panel: &[Words], tile: &Tile<'_>, sums: &mut [Sums]);
+
+    /// `sums[m][n] = sum over k of weight[n][k] * activation[m][k]`, exactly, for an int8 panel.
+    ///
+    /// # Panics
+    /// Unless the panel has four times the tile's blocks and `sums` its rows.
+    fn int8(&self, panel: &[Words], tile: &Tile<'_>, sums: &mut [Sums]);
 
     /// `values = clamp(round_half_even(x * scale), -128, 127)`, where what is no number becomes 0.
     ///
@@ -123,26 +139,48 @@ pub fn for_isa(isa: Isa) -> Result<Box<dyn Micro>, IsaError> {
     micro.ok_or(IsaError::Unavailable(isa))
 }
 
-/// A loop for tiles of one height: panel, tile, sums. Safe to call after [`check`], on a chip that has its features.
-pub(super) type TileLoop = unsafe fn(&[PanelBlock], &Tile<'_>, &mut [[i32; LANES]]);
+/// A loop for tiles of one height: panel, tile, sums. Safe to call after a check, on a chip that has its features.
+pub(super) type TileLoop = unsafe fn(&[Words], &Tile<'_>, &mut [Sums]);
 
-/// Asserts what [`Micro::multiply`] requires; the kernels' pointers rest on it.
-pub(super) fn check(panel: &[PanelBlock], tile: &Tile<'_>, sums: &[[i32; LANES]], rows_max: usize) {
-    let rows = tile.row_sums().len();
-    assert!(
-        rows <= rows_max && sums.len() == rows,
-        "a tile of {rows} rows, sums for {}, at most {rows_max}",
-        sums.len()
-    );
-    assert_eq!(tile.quads().len(), CLASSES * panel.len() * rows, "the panel and the tile differ in blocks");
+/// The loops for a tile of 1, 2, .. 12 rows, of one that is generic over its rows.
+macro_rules! each_height {
+    ($rows:ident) => {
+        [
+            $rows::<1>,
+            $rows::<2>,
+            $rows::<3>,
+            $rows::<4>,
+            $rows::<5>,
+            $rows::<6>,
+            $rows::<7>,
+            $rows::<8>,
+            $rows::<9>,
+            $rows::<10>,
+            $rows::<11>,
+            $rows::<12>,
+        ]
+    };
+}
+pub(super) use each_height;
+
+/// Asserts what [`Micro::ternary`] requires; the kernels' pointers rest on it.
+pub(super) fn check_ternary(panel: &[Words], tile: &Tile<'_>, sums: &[Sums]) {
+    assert_eq!(sums.len(), tile.rows(), "the sums and the tile differ in rows");
+    assert_eq!(panel.len(), tile.blocks(), "the ternary panel and the tile differ in blocks");
+}
+
+/// Asserts what [`Micro::int8`] requires; the kernels' pointers rest on it.
+pub(super) fn check_int8(panel: &[Words], tile: &Tile<'_>, sums: &[Sums]) {
+    assert_eq!(sums.len(), tile.rows(), "the sums and the tile differ in rows");
+    assert_eq!(panel.len(), CLASSES * tile.blocks(), "the int8 panel and the tile differ in blocks");
 }
 
 /// A tile's row sums and its place for results as arrays: loops of a known length are unrolled into registers.
 #[inline(always)]
 pub(super) fn fixed<'a, const ROWS: usize>(
     tile: &Tile<'a>,
-    sums: &'a mut [[i32; LANES]],
-) -> (&'a [i32; ROWS], &'a mut [[i32; LANES]; ROWS]) {
+    sums: &'a mut [Sums],
+) -> (&'a [i32; ROWS], &'a mut [Sums; ROWS]) {
     let row_sums = tile.row_sums().try_into().expect("the loop is chosen by the rows of the tile");
     (row_sums, sums.try_into().expect("the loop is chosen by the rows of the tile"))
 }

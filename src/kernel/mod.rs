@@ -9,7 +9,10 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 pub mod elementwise;
+mod finish;
 pub mod gemm;
+pub mod int8;
+mod interleave;
 pub mod isa;
 pub mod micro;
 #[cfg(target_arch = "aarch64")]
@@ -19,6 +22,7 @@ mod neondot;
 pub mod packed;
 pub mod quantize;
 mod scalar;
+mod shared;
 pub mod ternary;
 pub mod threads;
 mod wide;

@@ -3,21 +3,24 @@
 //! The values are those of BitNet b1.58: `s = 127 / max(max |x|, 1e-5)`, `q = clamp(round_half_even(x * s), -128, 127)`,
 //! the same on every instruction set. The sum is what the kernels take off because their codes are signs plus one.
 
-use rayon::prelude::*;
+use std::cell::Cell;
+use std::ops::Range;
 
+use super::interleave::interleave;
 use super::isa;
-use super::micro::{self, Micro, RowScale};
+use super::micro::{self, BLOCK, CLASSES, Micro, Quad, RowScale, TILE_ROWS, Tile};
+use super::shared::Shared;
 use super::threads;
 
-/// Below this many floats a hand-over to other threads costs more than it saves.
-const WORTH_SPREADING: usize = 1 << 17;
-
 /// Rows of signed bytes `[rows, cols]`, each with a scale: `x ~ value / scale`.
+///
+/// They are kept twice: as rows, and cut into tiles of about equal height, laid out as micro.rs draws them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct QuantizedRows {
     rows: usize,
     cols: usize,
     values: Vec<i8>,
+    quads: Vec<Quad>,
     scales: Vec<f32>,
     sums: Vec<i32>,
 }
@@ -30,14 +33,22 @@ pub fn quantize(rows: usize, cols: usize, x: &[f32]) -> QuantizedRows {
     quantized
 }
 
+thread_local! {
+    /// The floats of a row that is made where it is rounded.
+    static ROW: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+}
+
 impl QuantizedRows {
     /// Takes bytes `[rows, cols]` and the scale of each row.
     pub fn from_values(cols: usize, values: Vec<i8>, scales: Vec<f32>) -> QuantizedRows {
         let rows = scales.len();
         assert_eq!(values.len(), rows * cols, "values do not fill [{rows}, {cols}]");
-        let sum = |row: usize| values[row * cols..][..cols].iter().map(|value| i32::from(*value)).sum();
-        let sums = (0..rows).map(sum).collect();
-        QuantizedRows { rows, cols, values, scales, sums }
+        let mut quantized = QuantizedRows::default();
+        quantized.assign_rows(rows, cols, |row, bytes| {
+            bytes.copy_from_slice(&values[row * cols..][..cols]);
+            RowScale { scale: scales[row], sum: bytes.iter().map(|value| i32::from(*value)).sum() }
+        });
+        quantized
     }
 
     /// Quantises `x` into this one's memory; see [`quantize`].
@@ -46,25 +57,66 @@ impl QuantizedRows {
         self.assign_with(micro.as_ref(), rows, cols, x);
     }
 
+    /// As [`QuantizedRows::assign`], of rows that are made one by one: `fill(row, floats)` writes all floats of a row
+    /// into a buffer that stays in the cache and holds anything before. Norms and gates that end here never pass
+    /// through memory.
+    pub fn assign_from(&mut self, rows: usize, cols: usize, fill: impl Fn(usize, &mut [f32]) + Sync) {
+        let micro = micro::for_isa(isa::current()).expect("the instruction set in use is available");
+        self.assign_rows(rows, cols, |row, bytes| {
+            let mut floats = ROW.take();
+            floats.resize(cols, 0.0);
+            fill(row, &mut floats);
+            let scale = micro.quantize(&floats, bytes);
+            ROW.set(floats);
+            scale
+        });
+    }
+
     fn assign_with(&mut self, micro: &dyn Micro, rows: usize, cols: usize, x: &[f32]) {
         assert_eq!(x.len(), rows * cols, "floats do not fill [{rows}, {cols}]");
+        self.assign_rows(rows, cols, |row, bytes| micro.quantize(&x[row * cols..][..cols], bytes));
+    }
+
+    /// Fills every row with `round(row, bytes)`, tile by tile, and lays each tile out while it is in the cache.
+    fn assign_rows(&mut self, rows: usize, cols: usize, round: impl Fn(usize, &mut [i8]) -> RowScale + Sync) {
         (self.rows, self.cols) = (rows, cols);
         self.values.resize(rows * cols, 0);
+        self.quads.resize(rows * self.row_quads(), [0; 4]);
         self.scales.resize(rows, 0.0);
         self.sums.resize(rows, 0);
-        // A row of no columns has no chunk, and keeps what quantising nothing would give.
-        self.scales.fill(micro::activation_scale(0.0));
-        self.sums.fill(0);
-        let width = cols.max(1);
-        let cells = self.scales.iter_mut().zip(&mut self.sums);
-        if x.len() >= WORTH_SPREADING && threads::available() > 1 {
-            let cells: Vec<_> = cells.collect();
-            let bytes = x.par_chunks(width).zip(self.values.par_chunks_mut(width));
-            bytes.zip(cells).for_each(|((x, values), cell)| micro.quantize(x, values).put(cell));
-        } else {
-            let bytes = x.chunks(width).zip(self.values.chunks_mut(width));
-            bytes.zip(cells).for_each(|((x, values), cell)| micro.quantize(x, values).put(cell));
-        }
+        let (tiles, row_quads) = (self.tiles(), self.row_quads());
+        let (values, quads) = (Shared::new(&mut self.values), Shared::new(&mut self.quads));
+        let (scales, sums) = (Shared::new(&mut self.scales), Shared::new(&mut self.sums));
+        threads::for_each(tiles, rows * cols, |tile| {
+            let span = share(tile, tiles, rows);
+            let cells = |width: usize| span.start * width..span.end * width;
+            // SAFETY: the shares of different tiles do not overlap, and each tile is one task.
+            let (values, quads) = unsafe { (values.range(cells(cols)), quads.range(cells(row_quads))) };
+            // SAFETY: as above.
+            let (scales, sums) = unsafe { (scales.range(span.clone()), sums.range(span.clone())) };
+            for (index, row) in span.clone().enumerate() {
+                let RowScale { scale, sum } = round(row, &mut values[index * cols..][..cols]);
+                (scales[index], sums[index]) = (scale, sum);
+            }
+            interleave(values, cols, quads);
+        });
+    }
+
+    /// Quads in a row: the padded columns over four.
+    fn row_quads(&self) -> usize {
+        self.cols.div_ceil(BLOCK) * CLASSES
+    }
+
+    /// Tiles that the rows are cut into, each of at most [`TILE_ROWS`] rows and as equal as can be.
+    pub fn tiles(&self) -> usize {
+        self.rows.div_ceil(TILE_ROWS)
+    }
+
+    /// The rows of the tile `index`, and the tile.
+    pub fn tile(&self, index: usize) -> (Range<usize>, Tile<'_>) {
+        let rows = share(index, self.tiles(), self.rows);
+        let quads = &self.quads[rows.start * self.row_quads()..rows.end * self.row_quads()];
+        (rows.clone(), Tile::new(quads, &self.sums[rows]))
     }
 
     /// Rows.
@@ -93,10 +145,9 @@ impl QuantizedRows {
     }
 }
 
-impl RowScale {
-    fn put(self, (scale, sum): (&mut f32, &mut i32)) {
-        (*scale, *sum) = (self.scale, self.sum);
-    }
+/// The part `index` of `total` things in `parts` about equal parts.
+pub(super) fn share(index: usize, parts: usize, total: usize) -> Range<usize> {
+    index * total / parts..(index + 1) * total / parts
 }
 
 #[cfg(test)]
@@ -160,9 +211,30 @@ mod tests {
 
     #[test]
     fn threads_change_nothing() {
-        let x: Vec<f32> = (0..WORTH_SPREADING).map(|index| ((index * 37 % 1001) as f32 - 500.0) / 7.0).collect();
+        let x: Vec<f32> = (0..1 << 19).map(|index| ((index * 37 % 1001) as f32 - 500.0) / 7.0).collect();
         let one_thread = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a thread");
         assert_eq!(quantize(128, x.len() / 128, &x), one_thread.install(|| quantize(128, x.len() / 128, &x)));
+    }
+
+    #[test]
+    fn rows_made_on_the_spot_equal_rows_given() {
+        let (rows, cols) = (29, 37);
+        let x: Vec<f32> = (0..rows * cols).map(|index| (index as f32 * 0.7).sin() * 3.0).collect();
+        let mut made = QuantizedRows::default();
+        made.assign_from(rows, cols, |row, floats| floats.copy_from_slice(&x[row * cols..][..cols]));
+        assert_eq!(made, quantize(rows, cols, &x));
+    }
+
+    #[test]
+    fn tiles_are_about_equal_and_hold_every_row() {
+        for rows in 0..100 {
+            let quantized = QuantizedRows::from_values(1, (0..rows).map(|row| row as i8).collect(), vec![1.0; rows]);
+            let tiles: Vec<_> = (0..quantized.tiles()).map(|index| quantized.tile(index)).collect();
+            let values = tiles.iter().flat_map(|(_, tile)| tile.quads()[..tile.rows()].iter().map(|quad| quad[0]));
+            assert!(values.eq(quantized.values().iter().copied()), "{rows} rows");
+            let heights = tiles.iter().map(|(_, tile)| tile.rows());
+            assert!(heights.clone().max() <= heights.min().map(|height| height + 1), "{rows} rows");
+        }
     }
 
     proptest! {

@@ -4,38 +4,31 @@
 //! inputs. It is also what runs on a chip for which there is nothing better.
 
 use super::isa::Isa;
-use super::micro::{CLASSES, LANES, Micro, PanelBlock, RowScale, Tile, activation_scale, check};
+use super::micro::{LANES, Micro, RowScale, Sums, Tile, Words, activation_scale, check_int8, check_ternary};
 
 /// The kernel that needs no proof.
 #[derive(Clone, Copy, Debug)]
 pub struct Scalar;
-
-const TILE_ROWS: usize = 4;
 
 impl Micro for Scalar {
     fn isa(&self) -> Isa {
         Isa::Scalar
     }
 
-    fn tile_rows_max(&self) -> usize {
-        TILE_ROWS
+    fn ternary(&self, panel: &[Words], tile: &Tile<'_>, sums: &mut [Sums]) {
+        check_ternary(panel, tile, sums);
+        add_classes(tile, sums, |class, block| {
+            let codes = panel[block].0.map(|word| (word >> (2 * class)) & 0x0303_0303);
+            codes.map(|codes| codes.to_le_bytes().map(|code| i32::from(code) - 1))
+        });
     }
 
-    fn multiply(&self, panel: &[PanelBlock], tile: Tile<'_>, sums: &mut [[i32; LANES]]) {
-        check(panel, &tile, sums, TILE_ROWS);
-        let rows = sums.len();
-        // A code is the sign plus one: the ones add up to the sum of the row.
-        for (lanes, row_sum) in sums.iter_mut().zip(tile.row_sums()) {
-            lanes.fill(-row_sum);
-        }
-        for class in 0..CLASSES {
-            for (block, words) in panel.iter().enumerate() {
-                let cell = (class * panel.len() + block) * rows;
-                for (lanes, quad) in sums.iter_mut().zip(&tile.quads()[cell..][..rows]) {
-                    add_quad(lanes, words, class, quad.map(i32::from));
-                }
-            }
-        }
+    fn int8(&self, panel: &[Words], tile: &Tile<'_>, sums: &mut [Sums]) {
+        check_int8(panel, tile, sums);
+        add_classes(tile, sums, |class, block| {
+            let words = panel[class * tile.blocks() + block].0;
+            words.map(|word| word.to_le_bytes().map(|weight| i32::from(weight) - 128))
+        });
     }
 
     fn quantize(&self, x: &[f32], values: &mut [i8]) -> RowScale {
@@ -48,19 +41,24 @@ impl Micro for Scalar {
     }
 }
 
-/// Adds one class of one block to the 32 sums of a row.
+/// Adds up every class and block; `weights(class, block)` are the four weights of each lane there.
 #[inline(always)]
-fn add_quad(sums: &mut [i32; LANES], words: &PanelBlock, class: usize, quad: [i32; 4]) {
-    for (sum, word) in sums.iter_mut().zip(&words.0) {
-        let codes = (word >> (2 * class)) & 0x0303_0303;
-        let code = |byte: u32| ((codes >> (8 * byte)) & 3) as i32;
-        *sum += code(0) * quad[0] + code(1) * quad[1] + code(2) * quad[2] + code(3) * quad[3];
+fn add_classes(tile: &Tile<'_>, sums: &mut [Sums], weights: impl Fn(usize, usize) -> [[i32; 4]; LANES]) {
+    sums.fill([0; LANES]);
+    for (cell, quads) in tile.quads().chunks_exact(tile.rows()).enumerate() {
+        let weights = weights(cell / tile.blocks(), cell % tile.blocks());
+        for (sums, quad) in sums.iter_mut().zip(quads) {
+            let quad = quad.map(i32::from);
+            for (sum, weights) in sums.iter_mut().zip(&weights) {
+                *sum += weights[0] * quad[0] + weights[1] * quad[1] + weights[2] * quad[2] + weights[3] * quad[3];
+            }
+        }
     }
 }
 
 /// The largest magnitude. Compared as integers, whose order puts infinity above every number and NaN above infinity.
 #[inline(always)]
-fn peak(x: &[f32]) -> f32 {
+pub(super) fn peak(x: &[f32]) -> f32 {
     f32::from_bits(x.iter().fold(0, |peak, x| peak.max(x.to_bits() & MAGNITUDE)))
 }
 

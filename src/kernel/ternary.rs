@@ -4,6 +4,9 @@
 //! of column `c` in bit pairs 0, 2, 4, 6; a code is the sign plus one. Bit pairs past the last row are zero.
 //! What a kernel multiplies with is another layout, made at load (packed.rs).
 
+use super::micro::{BLOCK, CLASSES, Micro, Sums, Tile, Words};
+use super::packed::Weights;
+
 /// Most columns a ternary matrix may have: the bound under which every kernel's 32-bit sums are exact (micro.rs).
 pub const COLS_MAX: usize = 1 << 17;
 
@@ -148,6 +151,42 @@ impl TernaryMatrix {
     fn stride(&self) -> usize {
         self.rows.div_ceil(4)
     }
+}
+
+impl Weights for TernaryMatrix {
+    const WORDS: usize = 1;
+    const ZEROS: u32 = 0x5555_5555;
+
+    fn shape(&self) -> [usize; 2] {
+        [self.rows, self.cols]
+    }
+
+    fn scale(&self) -> f32 {
+        self.scale
+    }
+
+    fn row_scale(&self, _: usize) -> f32 {
+        1.0
+    }
+
+    fn lay_row(&self, row: usize, mut put: impl FnMut(usize, u32)) {
+        let (bytes, shift) = self.row(row);
+        bytes.chunks(BLOCK).enumerate().for_each(|(block, bytes)| put(block, word(bytes, shift)));
+    }
+
+    fn multiply(micro: &dyn Micro, panel: &[Words], tile: &Tile<'_>, sums: &mut [Sums]) {
+        micro.ternary(panel, tile, sums);
+    }
+}
+
+/// The panel word of up to 16 columns of one row: each byte's two bits at `shift`, moved to their class.
+fn word(bytes: &[u8], shift: u32) -> u32 {
+    let mut columns = [0; BLOCK];
+    columns[..bytes.len()].copy_from_slice(bytes);
+    let (quads, _) = columns.as_chunks::<CLASSES>();
+    let classes =
+        quads.iter().zip(0..).map(|(quad, class)| (u32::from_le_bytes(*quad) >> shift & 0x0303_0303) << (2 * class));
+    classes.fold(0, |word, codes| word | codes)
 }
 
 impl std::fmt::Debug for TernaryMatrix {

@@ -9,7 +9,7 @@ use super::op::{Gradients, Operation, apply2, apply3, columns, with_values};
 use super::weights::{Init, Mode, Weights};
 use crate::kernel::elementwise::{add_to, round_row, round_ternary};
 use crate::kernel::gemm::{Matrix, product};
-use crate::kernel::packed::PackedMatrix;
+use crate::kernel::packed::{Output, PackedMatrix};
 use crate::kernel::quantize::{QuantizedRows, quantize};
 
 /// What the `weight_scale` of a packed checkpoint means; its quantization_config says which.
@@ -65,7 +65,7 @@ impl Linear {
         let weight = match (precision, weights.mode()) {
             (Precision::Dense, _) => Weight::Dense(dense()),
             (Precision::Ternary(scale), Mode::Infer) => {
-                Weight::Packed(Arc::new(PackedMatrix::pack(&weights.ternary(outputs, inputs, "weight", scale))))
+                Weight::Packed(Arc::new(PackedMatrix::pack(&[&weights.ternary(outputs, inputs, "weight", scale)])))
             }
             (Precision::Ternary(scale), Mode::Train) if weights.is_packed("weight") => {
                 let values = weights.ternary(outputs, inputs, "weight", scale).dequantize();
@@ -97,7 +97,7 @@ impl Linear {
         let Weight::Packed(matrix) = &self.weight else { return Ok(None) };
         let rows = quantized(matrix, x)?;
         let mut acc_i32 = vec![0; rows.rows() * self.outputs];
-        matrix.multiply_i32(&rows, &mut acc_i32);
+        matrix.multiply_i32(&rows, &mut [&mut acc_i32]);
         let (act_int8, act_scale) = (rows.values().to_vec(), rows.scales().to_vec());
         Ok(Some(Integers { act_int8, act_scale, acc_i32 }))
     }
@@ -141,7 +141,7 @@ fn quantized(matrix: &PackedMatrix, x: &Tensor) -> Result<QuantizedRows> {
 fn packed_product(matrix: &PackedMatrix, x: &Tensor) -> Result<Tensor> {
     let rows = quantized(matrix, x)?;
     let mut out = vec![0.0; rows.rows() * matrix.rows()];
-    matrix.multiply(&rows, &mut out);
+    matrix.multiply(&rows, &mut [Output::plain(&mut out)]);
     Tensor::from_vec(out, (rows.rows(), matrix.rows()), &Device::Cpu)
 }
 

@@ -3,7 +3,7 @@
 
 use safetensors::SafeTensors;
 use vljepa::kernel::isa::Isa;
-use vljepa::kernel::packed::PackedMatrix;
+use vljepa::kernel::packed::{Output, PackedMatrix};
 use vljepa::kernel::quantize::{QuantizedRows, quantize};
 use vljepa::kernel::ternary::TernaryMatrix;
 
@@ -89,14 +89,15 @@ fn every_instruction_set_gives_the_recorded_sums_and_products() {
         let exact = case.read("y_exact_f64", f64::from_le_bytes);
         let rms = (exact.iter().map(|y| y * y).sum::<f64>() / exact.len() as f64).sqrt();
         for isa in Isa::ALL {
-            let Ok(packed) = PackedMatrix::pack_for(isa, &matrix).inspect_err(|refused| println!("{refused}")) else {
+            let Ok(packed) = PackedMatrix::pack_for(isa, &[&matrix]).inspect_err(|refused| println!("{refused}"))
+            else {
                 continue;
             };
             let mut sums = vec![0; exact.len()];
-            packed.multiply_i32(&x, &mut sums);
+            packed.multiply_i32(&x, &mut [&mut sums]);
             assert_eq!(sums, case.read("acc_i32", i32::from_le_bytes), "case {} on {isa}", case.number);
             let mut out = vec![0.0; exact.len()];
-            packed.multiply(&x, &mut out);
+            packed.multiply(&x, &mut [Output::plain(&mut out)]);
             let worst = out.iter().zip(&exact).map(|(y, exact)| (f64::from(*y) - exact).abs()).fold(0.0, f64::max);
             assert!(worst <= 1e-6 * rms, "case {} on {isa}: {worst:e} off, rms {rms:e}", case.number);
         }

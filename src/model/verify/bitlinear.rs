@@ -8,7 +8,7 @@ use half::bf16;
 use super::VerifyError;
 use super::compare::{Tolerance, Values};
 use super::trial::{Trial, tensor};
-use crate::kernel::packed::PackedMatrix;
+use crate::kernel::packed::{Output, PackedMatrix};
 use crate::kernel::quantize::quantize;
 use crate::kernel::ternary::TernaryMatrix;
 use crate::nn::linear::{Linear, Precision};
@@ -74,10 +74,10 @@ fn multiply(
     let x = quantize(rows, cols, x);
     trial.expect_numbers(&format!("{case}.act_int8{suffix}"), wide(x.values()), Tolerance::EXACT)?;
     trial.expect_numbers(&format!("{case}.act_scale{suffix}"), wide(x.scales()), Tolerance::EXACT)?;
-    let matrix = PackedMatrix::pack(matrix);
+    let matrix = PackedMatrix::pack(&[matrix]);
     let (mut sums, mut products) = (vec![0i32; rows * matrix.rows()], vec![0f32; rows * matrix.rows()]);
-    matrix.multiply_i32(&x, &mut sums);
-    matrix.multiply(&x, &mut products);
+    matrix.multiply_i32(&x, &mut [&mut sums]);
+    matrix.multiply(&x, &mut [Output::plain(&mut products)]);
     Ok((wide(&sums), wide(&products)))
 }
 

@@ -8,9 +8,7 @@
 use std::arch::x86_64::*;
 
 use super::isa::{Avx2, Isa};
-use super::micro::{
-    CLASSES, LANES, Micro, Quad, RowScale, Sums, Tile, Words, activation_scale, check_int8, check_ternary,
-};
+use super::micro::{CLASSES, LANES, Micro, Quad, RowScale, Sums, Tile, Words, activation_scale, each_panel};
 use super::quantize::share;
 use super::scalar::{MAGNITUDE, Scalar, round};
 
@@ -27,8 +25,11 @@ const WINDOW: usize = 64;
 const _: () = assert!(WINDOW as i32 * 2 * 2 * i8::MAX as i32 <= i16::MAX as i32);
 const _: () = assert!(WINDOW as i32 * 2 * 2 * i8::MIN as i32 >= i16::MIN as i32);
 
-/// The loop for 1, 2, .. 8 rows of a tile, from the row given on.
-const LOOPS: [unsafe fn(&[Words], &Tile<'_>, usize, &mut [Sums]); ROWS_MAX] =
+/// A loop for some rows of a tile, from the row given on.
+type RowsLoop = unsafe fn(&[Words], &Tile<'_>, usize, &mut [Sums]);
+
+/// The loop for 1, 2, .. 8 rows.
+const LOOPS: [RowsLoop; ROWS_MAX] =
     [rows::<1>, rows::<2>, rows::<3>, rows::<4>, rows::<5>, rows::<6>, rows::<7>, rows::<8>];
 
 impl Micro for Avx2 {
@@ -36,20 +37,19 @@ impl Micro for Avx2 {
         Isa::Avx2
     }
 
-    fn ternary(&self, panel: &[Words], tile: &Tile<'_>, sums: &mut [Sums]) {
-        check_ternary(panel, tile, sums);
+    fn ternary(&self, panels: &[Words], tile: &Tile<'_>, sums: &mut [Sums]) {
         let groups = tile.rows().div_ceil(ROWS_MAX);
-        for group in 0..groups {
-            let rows = share(group, groups, tile.rows());
-            // SAFETY: self exists, so detection saw avx2; the check established that the tile has panel.len() blocks,
-            // and it has these rows, by whose count the loop is chosen.
-            unsafe { LOOPS[rows.len() - 1](panel, tile, rows.start, &mut sums[rows]) }
-        }
+        each_panel(panels, tile.blocks(), tile, sums, |panel, sums| {
+            for rows in (0..groups).map(|group| share(group, groups, tile.rows())) {
+                // SAFETY: self exists, so detection saw avx2; each_panel established that the tile has panel.len()
+                // blocks, and it has these rows, by whose count the loop is chosen.
+                unsafe { LOOPS[rows.len() - 1](panel, tile, rows.start, &mut sums[rows]) }
+            }
+        });
     }
 
-    fn int8(&self, panel: &[Words], tile: &Tile<'_>, sums: &mut [Sums]) {
-        check_int8(panel, tile, sums);
-        Scalar.int8(panel, tile, sums);
+    fn int8(&self, panels: &[Words], tile: &Tile<'_>, sums: &mut [Sums]) {
+        Scalar.int8(panels, tile, sums);
     }
 
     fn quantize(&self, x: &[f32], values: &mut [i8]) -> RowScale {

@@ -11,8 +11,8 @@ use std::arch::x86_64::*;
 
 use super::isa::{Avx512Vnni, Isa};
 use super::micro::{
-    CLASSES, Micro, Quad, RowScale, Sums, TILE_ROWS, Tile, TileLoop, Words, activation_scale, check_int8,
-    check_ternary, each_height, fixed,
+    CLASSES, Micro, Quad, RowScale, Sums, TILE_ROWS, Tile, TileLoop, Words, activation_scale, each_height, each_panel,
+    fixed,
 };
 use super::scalar::MAGNITUDE;
 
@@ -28,17 +28,19 @@ impl Micro for Avx512Vnni {
         Isa::Avx512Vnni
     }
 
-    fn ternary(&self, panel: &[Words], tile: &Tile<'_>, sums: &mut [Sums]) {
-        check_ternary(panel, tile, sums);
-        // SAFETY: self exists, so detection saw avx512f, bw, vl and vnni; the check established that the tile has
-        // panel.len() blocks of sums.len() rows, the row count by which the loop is chosen.
-        unsafe { TERNARY[sums.len() - 1](panel, tile, sums) }
+    fn ternary(&self, panels: &[Words], tile: &Tile<'_>, sums: &mut [Sums]) {
+        each_panel(panels, tile.blocks(), tile, sums, |panel, sums| {
+            // SAFETY: self exists, so detection saw avx512f, bw, vl and vnni; each_panel established that the tile has
+            // panel.len() blocks of sums.len() rows, the row count by which the loop is chosen.
+            unsafe { TERNARY[sums.len() - 1](panel, tile, sums) }
+        });
     }
 
-    fn int8(&self, panel: &[Words], tile: &Tile<'_>, sums: &mut [Sums]) {
-        check_int8(panel, tile, sums);
-        // SAFETY: as above; here panel.len() is four times the tile's blocks.
-        unsafe { INT8[sums.len() - 1](panel, tile, sums) }
+    fn int8(&self, panels: &[Words], tile: &Tile<'_>, sums: &mut [Sums]) {
+        each_panel(panels, CLASSES * tile.blocks(), tile, sums, |panel, sums| {
+            // SAFETY: as above; here panel.len() is four times the tile's blocks.
+            unsafe { INT8[sums.len() - 1](panel, tile, sums) }
+        });
     }
 
     fn quantize(&self, x: &[f32], values: &mut [i8]) -> RowScale {

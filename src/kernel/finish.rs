@@ -1,14 +1,15 @@
-//! What becomes of the exact sums of a tile and a panel: floats with scales, bias and residual, or whole numbers.
+//! What becomes of the exact sums of a tile and some panels: floats with scales, bias and residual, or whole numbers.
 //!
 //! It follows each micro-kernel's call while the sums are in the nearest cache, and is plain Rust: only separate f32
-//! products and additions, whose bits are the same on every width of vectors.
+//! products and additions, whose bits are the same on every width of vectors. The lines that it will write are asked
+//! for before the micro-kernel's call, which is long enough to hide the memory.
 
 use std::ops::Range;
 
 use super::micro::{LANES, Sums};
 use super::packed::Member;
 use super::quantize::QuantizedRows;
-use super::shared::Shared;
+use super::shared::{Shared, prefetch};
 use super::wide::wide;
 
 /// Where the product with one matrix of a stack goes: `values[m][n] = product (+ bias[n]) (+ residual[m][n])`.
@@ -31,14 +32,17 @@ impl<'a> Output<'a> {
 
 /// Takes the sums of a product.
 pub(super) trait Finish: Sync {
-    /// Takes the sums of some activation rows with a panel of the stack, which belongs to matrix `member`.
+    /// Announces the rows and panels that come next; see [`Finish::put`].
+    fn expect(&self, member: usize, rows: Range<usize>, panels: Range<usize>);
+
+    /// Takes the sums `[panels, rows]` of some activation rows with some panels, which belong to matrix `member`.
     ///
     /// # Safety
-    /// No other thread hands over the same rows with the same panel meanwhile.
-    unsafe fn put(&self, member: usize, rows: Range<usize>, panel: usize, sums: &[Sums]);
+    /// No other thread hands over the same rows with the same panels meanwhile.
+    unsafe fn put(&self, member: usize, rows: Range<usize>, panels: Range<usize>, sums: &[Sums]);
 }
 
-/// The cells of a row-major output that belong to one panel.
+/// A row-major output, filled panel by panel.
 struct Cells<'a, T> {
     values: Shared<'a, T>,
     /// Columns of the output.
@@ -53,10 +57,16 @@ impl<'a, T> Cells<'a, T> {
         Cells { values: Shared::new(values), width: member.rows, first_panel: member.panels.start }
     }
 
-    /// The columns of the panel.
-    fn columns(&self, panel: usize) -> Range<usize> {
-        let first = (panel - self.first_panel) * LANES;
-        first..(first + LANES).min(self.width)
+    /// The columns of some panels.
+    #[inline(always)]
+    fn columns(&self, panels: Range<usize>) -> Range<usize> {
+        (panels.start - self.first_panel) * LANES..((panels.end - self.first_panel) * LANES).min(self.width)
+    }
+
+    /// Some columns of a row.
+    #[inline(always)]
+    fn line(&self, row: usize, columns: &Range<usize>) -> Range<usize> {
+        row * self.width + columns.start..row * self.width + columns.end
     }
 }
 
@@ -71,14 +81,17 @@ impl<'a> Integers<'a> {
 }
 
 impl Finish for Integers<'_> {
-    unsafe fn put(&self, member: usize, rows: Range<usize>, panel: usize, sums: &[Sums]) {
+    fn expect(&self, _: usize, _: Range<usize>, _: Range<usize>) {}
+
+    unsafe fn put(&self, member: usize, rows: Range<usize>, panels: Range<usize>, sums: &[Sums]) {
         let cells = &self.0[member];
-        let columns = cells.columns(panel);
-        for (row, sums) in rows.zip(sums) {
-            let start = row * cells.width + columns.start;
-            // SAFETY: the caller keeps others off these rows and columns.
-            let out = unsafe { cells.values.range(start..start + columns.len()) };
-            out.copy_from_slice(&sums[..columns.len()]);
+        for (panel, sums) in panels.zip(sums.chunks_exact(rows.len())) {
+            let columns = cells.columns(panel..panel + 1);
+            for (row, sums) in rows.clone().zip(sums) {
+                // SAFETY: the caller keeps others off these rows and columns.
+                let out = unsafe { cells.values.range(cells.line(row, &columns)) };
+                out.copy_from_slice(&sums[..columns.len()]);
+            }
         }
     }
 }
@@ -107,13 +120,9 @@ impl<'a> Floats<'a> {
         assert_eq!(outputs.len(), members.len(), "one output for each matrix of a stack");
         let target = |(member, output): (&Member, &'a mut Output<'_>)| {
             let factor = |scale: &f32| (f64::from(member.scale) / f64::from(*scale)) as f32;
+            let cells = x.rows() * member.rows;
             assert!(output.bias.is_none_or(|bias| bias.len() == member.rows), "a bias is not [{}]", member.rows);
-            assert!(
-                output.residual.is_none_or(|residual| residual.len() == output.values.len()),
-                "a residual is not [{}, {}]",
-                x.rows(),
-                member.rows
-            );
+            assert!(output.residual.is_none_or(|residual| residual.len() == cells), "a residual is not [{cells}]");
             Target {
                 bias: output.bias,
                 residual: output.residual,
@@ -126,36 +135,60 @@ impl<'a> Floats<'a> {
 }
 
 impl Finish for Floats<'_> {
-    unsafe fn put(&self, member: usize, rows: Range<usize>, panel: usize, sums: &[Sums]) {
-        let target = &self.targets[member];
-        let columns = target.cells.columns(panel);
-        let factors = &target.factors[rows.clone()];
-        for ((row, sums), factor) in rows.zip(sums).zip(factors) {
-            let start = row * target.cells.width + columns.start;
-            let cells = start..start + columns.len();
-            // SAFETY: the caller keeps others off these rows and columns.
-            let out = unsafe { target.cells.values.range(cells.clone()) };
-            let bias = target.bias.map(|bias| &bias[columns.clone()]);
-            let residual = target.residual.map(|residual| &residual[cells]);
-            scale(out, sums, (&self.lane_scales[panel], *factor), (bias, residual));
+    fn expect(&self, member: usize, rows: Range<usize>, panels: Range<usize>) {
+        let Target { cells, residual, .. } = &self.targets[member];
+        let columns = cells.columns(panels);
+        for row in rows {
+            let line = cells.line(row, &columns);
+            prefetch(cells.values.pointer(&line), line.len());
+            if let Some(residual) = residual {
+                prefetch(residual[line.clone()].as_ptr(), line.len());
+            }
         }
+    }
+
+    unsafe fn put(&self, member: usize, rows: Range<usize>, panels: Range<usize>, sums: &[Sums]) {
+        scale(&self.targets[member], &self.lane_scales[panels.clone()], (rows, panels), sums);
     }
 }
 
 wide! {
+    /// Only for [`Floats::put`], whose promise it passes on.
     fn scale(
-        out: &mut [f32],
-        sums: &Sums,
-        scales: (&[f32; LANES], f32),
-        added: (Option<&[f32]>, Option<&[f32]>),
+        target: &Target<'_>,
+        lane_scales: &[[f32; LANES]],
+        place: (Range<usize>, Range<usize>),
+        sums: &[Sums],
     ) {
-        for ((out, sum), scale) in out.iter_mut().zip(sums).zip(scales.0) {
-            *out = *sum as f32 * (scale * scales.1);
-        }
-        for added in [added.0, added.1].into_iter().flatten() {
-            for (out, added) in out.iter_mut().zip(added) {
-                *out += added;
+        let (rows, panels) = place;
+        let factors = &target.factors[rows.clone()];
+        for ((panel, scales), sums) in panels.zip(lane_scales).zip(sums.chunks_exact(factors.len())) {
+            let columns = target.cells.columns(panel..panel + 1);
+            let bias = target.bias.map(|bias| &bias[columns.clone()]);
+            for ((row, sums), factor) in rows.clone().zip(sums).zip(factors) {
+                let line = target.cells.line(row, &columns);
+                let residual = target.residual.map(|residual| &residual[line.clone()]);
+                // SAFETY: the caller of put keeps others off these rows and columns.
+                let out = unsafe { target.cells.values.range(line) };
+                // A whole line has a length that the compiler knows.
+                match <&mut [f32; LANES]>::try_from(&mut *out) {
+                    Ok(out) => scale_line(out, sums, (scales, *factor), [bias, residual]),
+                    Err(_) => scale_line(out, sums, (scales, *factor), [bias, residual]),
+                }
             }
+        }
+    }
+}
+
+#[inline(always)]
+fn scale_line(out: &mut [f32], sums: &Sums, scales: (&[f32; LANES], f32), added: [Option<&[f32]>; 2]) {
+    for ((out, sum), scale) in out.iter_mut().zip(sums).zip(scales.0) {
+        *out = *sum as f32 * (scale * scales.1);
+    }
+    for added in added.into_iter().flatten() {
+        let added = &added[..out.len()];
+        for (out, added) in out.iter_mut().zip(added) {
+            *out += added;
         }
     }
 }

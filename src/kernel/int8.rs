@@ -88,8 +88,8 @@ impl Weights for Int8Matrix {
         }
     }
 
-    fn multiply(micro: &dyn Micro, panel: &[Words], tile: &Tile<'_>, sums: &mut [Sums]) {
-        micro.int8(panel, tile, sums);
+    fn multiply(micro: &dyn Micro, panels: &[Words], tile: &Tile<'_>, sums: &mut [Sums]) {
+        micro.int8(panels, tile, sums);
     }
 }
 

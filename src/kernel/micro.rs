@@ -1,6 +1,6 @@
 //! What a micro-kernel promises, and the layouts that it reads.
 //!
-//! A micro-kernel multiplies one panel of weights with one tile of activations, all columns at once, and leaves exact
+//! A micro-kernel multiplies panels of weights with one tile of activations, all columns at once, and leaves exact
 //! 32-bit sums. Everything else (padding, blocking, threads, scales) lies outside, in packed.rs, once for all of them.
 //!
 //! ```text
@@ -101,17 +101,17 @@ pub trait Micro: Send + Sync {
     /// The instruction set.
     fn isa(&self) -> Isa;
 
-    /// `sums[m][n] = sum over k of sign[n][k] * activation[m][k]`, exactly, for a ternary panel.
+    /// `sums[p][m][n] = sum over k of sign[n][k] * activation[m][k]`, exactly, for each ternary panel p.
     ///
     /// # Panics
-    /// Unless the panel has the tile's blocks and `sums` its rows.
-    fn ternary(&self, panel: &[Words], tile: &Tile<'_>, sums: &mut [Sums]);
+    /// Unless each panel has the tile's blocks and its rows of `sums`.
+    fn ternary(&self, panels: &[Words], tile: &Tile<'_>, sums: &mut [Sums]);
 
-    /// `sums[m][n] = sum over k of weight[n][k] * activation[m][k]`, exactly, for an int8 panel.
+    /// `sums[p][m][n] = sum over k of weight[n][k] * activation[m][k]`, exactly, for each int8 panel p.
     ///
     /// # Panics
-    /// Unless the panel has four times the tile's blocks and `sums` its rows.
-    fn int8(&self, panel: &[Words], tile: &Tile<'_>, sums: &mut [Sums]);
+    /// Unless each panel has four times the tile's blocks and its rows of `sums`.
+    fn int8(&self, panels: &[Words], tile: &Tile<'_>, sums: &mut [Sums]);
 
     /// `values = clamp(round_half_even(x * scale), -128, 127)`, where what is no number becomes 0.
     ///
@@ -139,7 +139,7 @@ pub fn for_isa(isa: Isa) -> Result<Box<dyn Micro>, IsaError> {
     micro.ok_or(IsaError::Unavailable(isa))
 }
 
-/// A loop for tiles of one height: panel, tile, sums. Safe to call after a check, on a chip that has its features.
+/// A loop for tiles of one height: panel, tile, sums. Safe to call from [`each_panel`], on a chip that has its features.
 pub(super) type TileLoop = unsafe fn(&[Words], &Tile<'_>, &mut [Sums]);
 
 /// The loops for a tile of 1, 2, .. 12 rows, of one that is generic over its rows.
@@ -163,16 +163,21 @@ macro_rules! each_height {
 }
 pub(super) use each_height;
 
-/// Asserts what [`Micro::ternary`] requires; the kernels' pointers rest on it.
-pub(super) fn check_ternary(panel: &[Words], tile: &Tile<'_>, sums: &[Sums]) {
-    assert_eq!(sums.len(), tile.rows(), "the sums and the tile differ in rows");
-    assert_eq!(panel.len(), tile.blocks(), "the ternary panel and the tile differ in blocks");
-}
-
-/// Asserts what [`Micro::int8`] requires; the kernels' pointers rest on it.
-pub(super) fn check_int8(panel: &[Words], tile: &Tile<'_>, sums: &[Sums]) {
-    assert_eq!(sums.len(), tile.rows(), "the sums and the tile differ in rows");
-    assert_eq!(panel.len(), CLASSES * tile.blocks(), "the int8 panel and the tile differ in blocks");
+/// Calls `multiply(panel, sums)` for each panel of `words` words, after asserting what [`Micro`] requires of them: the
+/// kernels' pointers rest on it.
+#[inline(always)]
+pub(super) fn each_panel(
+    panels: &[Words],
+    words: usize,
+    tile: &Tile<'_>,
+    sums: &mut [Sums],
+    mut multiply: impl FnMut(&[Words], &mut [Sums]),
+) {
+    let whole = sums.len().is_multiple_of(tile.rows()) && panels.len() == sums.len() / tile.rows() * words;
+    assert!(whole, "{} words and {} rows of sums for panels of {words} words", panels.len(), sums.len());
+    for (index, sums) in sums.chunks_exact_mut(tile.rows()).enumerate() {
+        multiply(&panels[index * words..][..words], sums);
+    }
 }
 
 /// A tile's row sums and its place for results as arrays: loops of a known length are unrolled into registers.

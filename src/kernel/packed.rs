@@ -42,8 +42,8 @@ pub trait Weights {
     /// Gives the words of a row and their places in the panel, of `WORDS * blocks`.
     fn lay_row(&self, row: usize, put: impl FnMut(usize, u32));
 
-    /// The micro-kernel's product for this kind of panel.
-    fn multiply(micro: &dyn Micro, panel: &[Words], tile: &Tile<'_>, sums: &mut [Sums]);
+    /// The micro-kernel's product for this kind of panels.
+    fn multiply(micro: &dyn Micro, panels: &[Words], tile: &Tile<'_>, sums: &mut [Sums]);
 }
 
 /// Ternary matrices laid out for this machine, 2 bits a weight (rows padded to 32, columns to 16).
@@ -164,20 +164,23 @@ impl<W: Weights> Packed<W> {
         threads::for_each(blocks * runs, if threads > 1 { usize::MAX } else { 0 }, job);
     }
 
-    /// Multiplies some panels with some tiles.
+    /// Multiplies some panels with some tiles. Low tiles meet several panels in one call.
     fn run_job(&self, x: &QuantizedRows, tiles: Range<usize>, panels: Range<usize>, finish: &impl Finish) {
         let words = W::WORDS * self.cols.div_ceil(BLOCK);
+        let at_once = (TILE_ROWS * x.tiles() / x.rows()).max(1);
         let mut sums = [[0; LANES]; TILE_ROWS];
         for (index, member) in self.members.iter().enumerate() {
-            let panels = panels.start.max(member.panels.start)..panels.end.min(member.panels.end);
-            for panel in panels {
-                let weights = &self.panels[panel * words..][..words];
+            let end = panels.end.min(member.panels.end);
+            for first in (panels.start.max(member.panels.start)..end).step_by(at_once) {
+                let panels = first..(first + at_once).min(end);
+                let weights = &self.panels[panels.start * words..panels.end * words];
                 for tile in tiles.clone() {
                     let (rows, tile) = x.tile(tile);
-                    let sums = &mut sums[..rows.len()];
+                    finish.expect(index, rows.clone(), panels.clone());
+                    let sums = &mut sums[..panels.len() * rows.len()];
                     W::multiply(self.micro.as_ref(), weights, &tile, sums);
                     // SAFETY: every tile meets every panel in one job, once.
-                    unsafe { finish.put(index, rows, panel, sums) };
+                    unsafe { finish.put(index, rows, panels.clone(), sums) };
                 }
             }
         }

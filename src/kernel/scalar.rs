@@ -4,7 +4,7 @@
 //! inputs. It is also what runs on a chip for which there is nothing better.
 
 use super::isa::Isa;
-use super::micro::{LANES, Micro, RowScale, Sums, Tile, Words, activation_scale, check_int8, check_ternary};
+use super::micro::{CLASSES, LANES, Micro, RowScale, Sums, Tile, Words, activation_scale, each_panel};
 
 /// The kernel that needs no proof.
 #[derive(Clone, Copy, Debug)]
@@ -15,19 +15,21 @@ impl Micro for Scalar {
         Isa::Scalar
     }
 
-    fn ternary(&self, panel: &[Words], tile: &Tile<'_>, sums: &mut [Sums]) {
-        check_ternary(panel, tile, sums);
-        add_classes(tile, sums, |class, block| {
-            let codes = panel[block].0.map(|word| (word >> (2 * class)) & 0x0303_0303);
-            codes.map(|codes| codes.to_le_bytes().map(|code| i32::from(code) - 1))
+    fn ternary(&self, panels: &[Words], tile: &Tile<'_>, sums: &mut [Sums]) {
+        each_panel(panels, tile.blocks(), tile, sums, |panel, sums| {
+            add_classes(tile, sums, |class, block| {
+                let codes = panel[block].0.map(|word| (word >> (2 * class)) & 0x0303_0303);
+                codes.map(|codes| codes.to_le_bytes().map(|code| i32::from(code) - 1))
+            });
         });
     }
 
-    fn int8(&self, panel: &[Words], tile: &Tile<'_>, sums: &mut [Sums]) {
-        check_int8(panel, tile, sums);
-        add_classes(tile, sums, |class, block| {
-            let words = panel[class * tile.blocks() + block].0;
-            words.map(|word| word.to_le_bytes().map(|weight| i32::from(weight) - 128))
+    fn int8(&self, panels: &[Words], tile: &Tile<'_>, sums: &mut [Sums]) {
+        each_panel(panels, CLASSES * tile.blocks(), tile, sums, |panel, sums| {
+            add_classes(tile, sums, |class, block| {
+                let words = panel[class * tile.blocks() + block].0;
+                words.map(|word| word.to_le_bytes().map(|weight| i32::from(weight) - 128))
+            });
         });
     }
 

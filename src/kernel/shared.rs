@@ -23,6 +23,11 @@ impl<'a, T> Shared<'a, T> {
         Shared { first: slice.as_mut_ptr(), len: slice.len(), slice: PhantomData }
     }
 
+    /// Where the range begins, for a prefetch.
+    pub(super) fn pointer(&self, range: &Range<usize>) -> *const T {
+        self.first.wrapping_add(range.start)
+    }
+
     /// The elements of `range`.
     ///
     /// # Safety
@@ -37,6 +42,22 @@ impl<'a, T> Shared<'a, T> {
         // SAFETY: the range lies within the slice, whose only borrower self is; the caller keeps the ranges apart.
         unsafe { std::slice::from_raw_parts_mut(self.first.add(range.start), range.len()) }
     }
+}
+
+/// Bytes in a line of the caches.
+const LINE: usize = 64;
+
+/// Asks for some elements to be brought into the nearest cache. The pointer need not be valid.
+#[inline(always)]
+pub(super) fn prefetch<T>(first: *const T, count: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for offset in (0..count * size_of::<T>()).step_by(LINE) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch reads nothing and may be of any address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(first.cast::<i8>().wrapping_add(offset)) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (first, count);
 }
 
 #[cfg(test)]

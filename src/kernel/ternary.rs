@@ -174,8 +174,8 @@ impl Weights for TernaryMatrix {
         bytes.chunks(BLOCK).enumerate().for_each(|(block, bytes)| put(block, word(bytes, shift)));
     }
 
-    fn multiply(micro: &dyn Micro, panel: &[Words], tile: &Tile<'_>, sums: &mut [Sums]) {
-        micro.ternary(panel, tile, sums);
+    fn multiply(micro: &dyn Micro, panels: &[Words], tile: &Tile<'_>, sums: &mut [Sums]) {
+        micro.ternary(panels, tile, sums);
     }
 }
 

@@ -1,52 +1,62 @@
-//! NEON: `smlal` multiplies eight byte pairs an instruction into 16-bit sums, one for every byte of the panel.
+//! NEON: `smull` and `smlal` multiply eight byte pairs an instruction into 16-bit sums, one for every byte of a panel.
 //!
-//! As in avx2.rs sixteen bits are few, the codes are shifted down, and the sums are widened after each `WINDOW`, by a
-//! constant assertion soon enough; and each group of eight lanes is summed on its own. A vector of codes (four lanes of
-//! four bytes) needs two vectors of sums, so four of those for each row: 24 of the 32 registers for six rows. What
-//! chips with the byte dot product do instead is in neondot.rs.
+//! As in avx2.rs sixteen bits are few: sums of codes, which are shifted down, are widened to 32 bits after each
+//! `WINDOW`, sums of bytes after two products, and constant assertions show that nothing wraps before. A vector of
+//! weights (four lanes of four bytes) needs two vectors of sums, so eight lanes need four for each row, and six rows
+//! take 24 of the 32 registers. What chips with the byte dot product do instead is in neondot.rs.
 
 use std::arch::aarch64::*;
 
+use super::int8::WEIGHT_MAX;
 use super::isa::{Isa, Neon};
-use super::micro::{CLASSES, LANES, Micro, PanelBlock, Quad, RowScale, Tile, TileLoop, activation_scale, check, fixed};
+use super::micro::{
+    CLASSES, LANES, Micro, Quad, RowScale, Sums, Tile, Words, activation_scale, check_int8, check_ternary,
+};
+use super::quantize::share;
 use super::scalar::{MAGNITUDE, round};
 
-/// 24 sums, two vectors of codes and a quad fit the 32 registers.
-const TILE_ROWS: usize = 6;
+/// 24 sums, two vectors of weights and a quad fit the 32 registers.
+const ROWS_MAX: usize = 6;
 
 /// Lanes of a vector of 32-bit numbers.
 const VECTOR: usize = 4;
 
-/// Lanes summed at a time: two vectors of codes.
+/// Lanes summed at a time: two vectors of weights.
 const GROUP: usize = 2 * VECTOR;
 
-/// Additions between two widenings.
+/// Additions of codes between two widenings.
 const WINDOW: usize = 127;
 
 // Each addition is one product of a code (at most 2) and an activation.
 const _: () = assert!(WINDOW as i32 * 2 * i8::MAX as i32 <= i16::MAX as i32);
 const _: () = assert!(WINDOW as i32 * 2 * i8::MIN as i32 >= i16::MIN as i32);
+// Two products of a weight and an activation.
+const _: () = assert!(2 * WEIGHT_MAX as i32 * -(i8::MIN as i32) <= i16::MAX as i32);
 
-/// The loop for a tile of 1, 2, .. 6 rows.
-const TILES: [TileLoop; TILE_ROWS] = [tile::<1>, tile::<2>, tile::<3>, tile::<4>, tile::<5>, tile::<6>];
+/// The loop for 1, 2, .. 6 rows of a tile, from the row given on.
+type RowsLoop = unsafe fn(&[Words], &Tile<'_>, usize, &mut [Sums]);
+const TERNARY: [RowsLoop; ROWS_MAX] =
+    [ternary::<1>, ternary::<2>, ternary::<3>, ternary::<4>, ternary::<5>, ternary::<6>];
+const INT8: [RowsLoop; ROWS_MAX] = [int8::<1>, int8::<2>, int8::<3>, int8::<4>, int8::<5>, int8::<6>];
 
-/// The 16-bit sums of one row over a group of lanes: the low and the high half of each of its two vectors of codes.
-type Narrow = [[int16x8_t; 2]; 2];
+/// Sums of one row over a group of lanes: the low and the high half of each of its two vectors of weights.
+type Halves<T> = [[T; 2]; 2];
 
 impl Micro for Neon {
     fn isa(&self) -> Isa {
         Isa::Neon
     }
 
-    fn tile_rows_max(&self) -> usize {
-        TILE_ROWS
+    fn ternary(&self, panel: &[Words], tile: &Tile<'_>, sums: &mut [Sums]) {
+        check_ternary(panel, tile, sums);
+        // SAFETY: self exists, so detection saw neon; the check established that the tile has panel.len() blocks.
+        unsafe { each_rows(&TERNARY, panel, tile, sums) }
     }
 
-    fn multiply(&self, panel: &[PanelBlock], tile: Tile<'_>, sums: &mut [[i32; LANES]]) {
-        check(panel, &tile, sums, TILE_ROWS);
-        // SAFETY: self exists, so detection saw neon; check() established that the tile has panel.len() blocks of
-        // sums.len() rows, the row count by which the loop is chosen.
-        unsafe { TILES[sums.len() - 1](panel, &tile, sums) }
+    fn int8(&self, panel: &[Words], tile: &Tile<'_>, sums: &mut [Sums]) {
+        check_int8(panel, tile, sums);
+        // SAFETY: as above; here panel.len() is four times the tile's blocks.
+        unsafe { each_rows(&INT8, panel, tile, sums) }
     }
 
     fn quantize(&self, x: &[f32], values: &mut [i8]) -> RowScale {
@@ -56,81 +66,150 @@ impl Micro for Neon {
     }
 }
 
-/// A tile of `ROWS` rows.
+/// Runs a loop over the rows of a tile, some at a time.
 ///
 /// # Safety
-/// The tile has `ROWS` rows of `panel.len()` blocks, and `sums` has `ROWS` rows.
+/// The loops may be called with this panel and tile.
+unsafe fn each_rows(loops: &[RowsLoop; ROWS_MAX], panel: &[Words], tile: &Tile<'_>, sums: &mut [Sums]) {
+    let groups = tile.rows().div_ceil(ROWS_MAX);
+    for group in 0..groups {
+        let rows = share(group, groups, tile.rows());
+        // SAFETY: the caller's promise; the tile has these rows, by whose count the loop is chosen.
+        unsafe { loops[rows.len() - 1](panel, tile, rows.start, &mut sums[rows]) }
+    }
+}
+
+/// `ROWS` rows of a ternary tile, from `first` on.
+///
+/// # Safety
+/// The tile has those rows, of `panel.len()` blocks, and `sums` has `ROWS` rows.
 #[target_feature(enable = "neon")]
-unsafe fn tile<const ROWS: usize>(panel: &[PanelBlock], tile: &Tile<'_>, sums: &mut [[i32; LANES]]) {
-    let (row_sums, sums) = fixed::<ROWS>(tile, sums);
+unsafe fn ternary<const ROWS: usize>(panel: &[Words], tile: &Tile<'_>, first: usize, sums: &mut [Sums]) {
     for group in 0..LANES / GROUP {
         // A code is the sign plus one: the ones add up to the sum of the row.
         let mut wide = [[vdupq_n_s32(0); 2]; ROWS];
-        for (wide, row_sum) in wide.iter_mut().zip(row_sums) {
+        for (wide, row_sum) in wide.iter_mut().zip(&tile.row_sums()[first..]) {
             *wide = [vdupq_n_s32(-row_sum); 2];
         }
         for class in 0..CLASSES {
             for (index, window) in panel.chunks(WINDOW).enumerate() {
-                let cell = (class * panel.len() + index * WINDOW) * ROWS;
-                // SAFETY: class < 4, the window begins inside the panel, and the tile has [4, panel.len(), ROWS] cells.
+                let cell = (class * panel.len() + index * WINDOW) * tile.rows() + first;
+                // SAFETY: class < 4, the window begins inside the panel, and the tile has [4, panel.len(), rows] cells.
                 let quads = unsafe { tile.quads().as_ptr().add(cell) };
-                // SAFETY: from there the tile has window.len() blocks of ROWS cells in this class.
-                let narrow = unsafe { window_sums::<ROWS>(window, group, class, quads) };
-                for (wide, narrow) in wide.iter_mut().zip(narrow) {
-                    for (wide, [low, high]) in wide.iter_mut().zip(narrow) {
-                        // Neighbours twice over: four bytes belong to one lane.
-                        *wide = vaddq_s32(*wide, vpaddq_s32(vpaddlq_s16(low), vpaddlq_s16(high)));
-                    }
+                // SAFETY: from there the tile has ROWS cells in each of window.len() blocks, tile.rows() cells apart.
+                let narrow = unsafe { window_sums::<ROWS>(window, (group, class), quads, tile.rows()) };
+                for (wide, narrow) in wide.as_flattened_mut().iter_mut().zip(narrow.as_flattened()) {
+                    *wide = vaddq_s32(*wide, lanes(narrow.map(|half| vpaddlq_s16(half))));
                 }
             }
         }
-        for (sums, wide) in sums.iter_mut().zip(wide) {
-            // SAFETY: group < 4, and eight sums from 8 * group lie within 32.
-            unsafe {
-                let lanes = sums.as_mut_ptr().add(group * GROUP);
-                vst1q_s32(lanes, wide[0]);
-                vst1q_s32(lanes.add(VECTOR), wide[1]);
-            }
-        }
+        store(sums, &wide, group);
     }
 }
 
 /// The 16-bit sums of eight lanes over one class of at most `WINDOW` blocks.
 ///
 /// # Safety
-/// `quads` points at `[window.len(), ROWS]` cells, and `group < 4`.
+/// `quads` points at `ROWS` cells in each of `window.len()` blocks, `stride` cells apart, and `group < 4`.
 #[inline]
 #[target_feature(enable = "neon")]
 unsafe fn window_sums<const ROWS: usize>(
-    window: &[PanelBlock],
-    group: usize,
-    class: usize,
+    window: &[Words],
+    (group, class): (usize, usize),
     mut quads: *const Quad,
-) -> [Narrow; ROWS] {
+    stride: usize,
+) -> [Halves<int16x8_t>; ROWS] {
     debug_assert!(window.len() <= WINDOW);
     let (mask, down) = (vdupq_n_u8(3), vdupq_n_s8(-2 * class as i8));
     let mut narrow = [[[vdupq_n_s16(0); 2]; 2]; ROWS];
-    for block in window {
-        let words = block.0.as_ptr().cast::<u8>();
-        let mut codes = [vdupq_n_s8(0); 2];
-        for (vector, codes) in codes.iter_mut().enumerate() {
-            // SAFETY: group < 4: sixteen bytes from 32 * group + 16 * vector lie within the 128 of a block.
-            let words = unsafe { vld1q_u8(words.add(4 * (group * GROUP + vector * VECTOR))) };
-            *codes = vreinterpretq_s8_u8(vandq_u8(vshlq_u8(words, down), mask));
-        }
+    for words in window {
+        let codes = vectors(words, group).map(|words| vreinterpretq_s8_u8(vandq_u8(vshlq_u8(words, down), mask)));
         for (m, narrow) in narrow.iter_mut().enumerate() {
-            // SAFETY: the caller's promise; `quads` is at this block and m < ROWS. A quad is read without alignment.
-            let quad = vdup_n_s32(unsafe { quads.add(m).cast::<i32>().read_unaligned() });
-            let quad = vreinterpretq_s8_s32(vcombine_s32(quad, quad));
+            // SAFETY: the caller's promise; `quads` is at this block and m < ROWS.
+            let quad = unsafe { broadcast(quads.add(m)) };
             for ([low, high], codes) in narrow.iter_mut().zip(codes) {
                 *low = vmlal_s8(*low, vget_low_s8(codes), vget_low_s8(quad));
                 *high = vmlal_high_s8(*high, codes, quad);
             }
         }
-        // SAFETY: at most one past the last cell.
-        quads = unsafe { quads.add(ROWS) };
+        quads = quads.wrapping_add(stride);
     }
     narrow
+}
+
+/// `ROWS` rows of an int8 tile, from `first` on.
+///
+/// # Safety
+/// The tile has those rows, of as many cells as `panel` has words, and `sums` has `ROWS` rows.
+#[target_feature(enable = "neon")]
+unsafe fn int8<const ROWS: usize>(panel: &[Words], tile: &Tile<'_>, first: usize, sums: &mut [Sums]) {
+    let sign = vdupq_n_u8(0x80);
+    for group in 0..LANES / GROUP {
+        let mut acc = [[[vdupq_n_s32(0); 2]; 2]; ROWS];
+        // SAFETY: the tile has panel.len() cells a row, and the row `first`.
+        let mut quads = unsafe { tile.quads().as_ptr().add(first) };
+        for pair in panel.as_chunks::<2>().0 {
+            let [even, odd] = pair
+                .each_ref()
+                .map(|words| vectors(words, group).map(|words| vreinterpretq_s8_u8(veorq_u8(words, sign))));
+            for (m, acc) in acc.iter_mut().enumerate() {
+                // SAFETY: `quads` is at the first of these two words, whose cells lie tile.rows() apart.
+                let [left, right] = unsafe { [broadcast(quads.add(m)), broadcast(quads.add(m + tile.rows()))] };
+                for ((acc, even), odd) in acc.iter_mut().zip(even).zip(odd) {
+                    let low = vmull_s8(vget_low_s8(even), vget_low_s8(left));
+                    acc[0] = vpadalq_s16(acc[0], vmlal_s8(low, vget_low_s8(odd), vget_low_s8(right)));
+                    acc[1] = vpadalq_s16(acc[1], vmlal_high_s8(vmull_high_s8(even, left), odd, right));
+                }
+            }
+            quads = quads.wrapping_add(2 * tile.rows());
+        }
+        let mut wide = [[vdupq_n_s32(0); 2]; ROWS];
+        for (wide, acc) in wide.as_flattened_mut().iter_mut().zip(acc.as_flattened()) {
+            *wide = lanes(*acc);
+        }
+        store(sums, &wide, group);
+    }
+}
+
+/// The two vectors of a group of lanes.
+#[inline]
+#[target_feature(enable = "neon")]
+fn vectors(words: &Words, group: usize) -> [uint8x16_t; 2] {
+    let words = &words.0[group * GROUP..][..GROUP];
+    // SAFETY: eight words are two vectors.
+    unsafe { [vld1q_u8(words.as_ptr().cast()), vld1q_u8(words.as_ptr().add(VECTOR).cast())] }
+}
+
+/// A quad in every lane.
+///
+/// # Safety
+/// `quad` can be read.
+#[inline]
+#[target_feature(enable = "neon")]
+unsafe fn broadcast(quad: *const Quad) -> int8x16_t {
+    // SAFETY: the caller's promise; a quad is four bytes, read without alignment.
+    let quad = vdup_n_s32(unsafe { quad.cast::<i32>().read_unaligned() });
+    vreinterpretq_s8_s32(vcombine_s32(quad, quad))
+}
+
+/// Four lanes of two sums each, in two halves, as four sums.
+#[inline]
+#[target_feature(enable = "neon")]
+fn lanes([low, high]: [int32x4_t; 2]) -> int32x4_t {
+    vpaddq_s32(low, high)
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn store(sums: &mut [Sums], wide: &[[int32x4_t; 2]], group: usize) {
+    for (sums, wide) in sums.iter_mut().zip(wide) {
+        let lanes = &mut sums[group * GROUP..][..GROUP];
+        // SAFETY: eight lanes are two vectors.
+        unsafe {
+            vst1q_s32(lanes.as_mut_ptr(), wide[0]);
+            vst1q_s32(lanes.as_mut_ptr().add(VECTOR), wide[1]);
+        }
+    }
 }
 
 /// The rounding of [`Micro::quantize`]; `fcvtns` rounds half to even, gives 0 for NaN and saturates, and so does each

@@ -2,21 +2,22 @@
 //!
 //! As in avx2.rs sixteen bits are few: sums of codes, which are shifted down, are widened to 32 bits after each
 //! `WINDOW`, sums of bytes after two products, and constant assertions show that nothing wraps before. A vector of
-//! weights (four lanes of four bytes) needs two vectors of sums, so eight lanes need four for each row, and six rows
-//! take 24 of the 32 registers. What chips with the byte dot product do instead is in neondot.rs.
+//! weights (four lanes of four bytes) needs two vectors of sums, so eight lanes need four for each row: of codes six
+//! rows fit the 32 registers, of bytes four. What chips with the byte dot product do instead is in neondot.rs.
 
 use std::arch::aarch64::*;
 
 use super::int8::WEIGHT_MAX;
 use super::isa::{Isa, Neon};
-use super::micro::{
-    CLASSES, LANES, Micro, Quad, RowScale, Sums, Tile, Words, activation_scale, check_int8, check_ternary,
-};
+use super::micro::{CLASSES, LANES, Micro, Quad, RowScale, Sums, Tile, Words, activation_scale, each_panel};
 use super::quantize::share;
 use super::scalar::{MAGNITUDE, round};
 
-/// 24 sums, two vectors of weights and a quad fit the 32 registers.
-const ROWS_MAX: usize = 6;
+/// 24 sums, two vectors of codes and a quad fit the 32 registers.
+const TERNARY_ROWS_MAX: usize = 6;
+
+/// 16 sums, four vectors of weights in halves and two quads fit them too.
+const INT8_ROWS_MAX: usize = 4;
 
 /// Lanes of a vector of 32-bit numbers.
 const VECTOR: usize = 4;
@@ -33,11 +34,15 @@ const _: () = assert!(WINDOW as i32 * 2 * i8::MIN as i32 >= i16::MIN as i32);
 // Two products of a weight and an activation.
 const _: () = assert!(2 * WEIGHT_MAX as i32 * -(i8::MIN as i32) <= i16::MAX as i32);
 
-/// The loop for 1, 2, .. 6 rows of a tile, from the row given on.
+/// A loop for some rows of a tile, from the row given on.
 type RowsLoop = unsafe fn(&[Words], &Tile<'_>, usize, &mut [Sums]);
-const TERNARY: [RowsLoop; ROWS_MAX] =
+
+/// The ternary loop for 1, 2, .. 6 rows.
+const TERNARY: [RowsLoop; TERNARY_ROWS_MAX] =
     [ternary::<1>, ternary::<2>, ternary::<3>, ternary::<4>, ternary::<5>, ternary::<6>];
-const INT8: [RowsLoop; ROWS_MAX] = [int8::<1>, int8::<2>, int8::<3>, int8::<4>, int8::<5>, int8::<6>];
+
+/// The int8 loop for 1, 2, .. 4 rows.
+const INT8: [RowsLoop; INT8_ROWS_MAX] = [int8::<1>, int8::<2>, int8::<3>, int8::<4>];
 
 /// Sums of one row over a group of lanes: the low and the high half of each of its two vectors of weights.
 type Halves<T> = [[T; 2]; 2];
@@ -47,16 +52,18 @@ impl Micro for Neon {
         Isa::Neon
     }
 
-    fn ternary(&self, panel: &[Words], tile: &Tile<'_>, sums: &mut [Sums]) {
-        check_ternary(panel, tile, sums);
-        // SAFETY: self exists, so detection saw neon; the check established that the tile has panel.len() blocks.
-        unsafe { each_rows(&TERNARY, panel, tile, sums) }
+    fn ternary(&self, panels: &[Words], tile: &Tile<'_>, sums: &mut [Sums]) {
+        each_panel(panels, tile.blocks(), tile, sums, |panel, sums| {
+            // SAFETY: self exists, so detection saw neon; each_panel established that the tile has panel.len() blocks.
+            unsafe { each_rows(&TERNARY, panel, tile, sums) }
+        });
     }
 
-    fn int8(&self, panel: &[Words], tile: &Tile<'_>, sums: &mut [Sums]) {
-        check_int8(panel, tile, sums);
-        // SAFETY: as above; here panel.len() is four times the tile's blocks.
-        unsafe { each_rows(&INT8, panel, tile, sums) }
+    fn int8(&self, panels: &[Words], tile: &Tile<'_>, sums: &mut [Sums]) {
+        each_panel(panels, CLASSES * tile.blocks(), tile, sums, |panel, sums| {
+            // SAFETY: as above; here panel.len() is four times the tile's blocks.
+            unsafe { each_rows(&INT8, panel, tile, sums) }
+        });
     }
 
     fn quantize(&self, x: &[f32], values: &mut [i8]) -> RowScale {
@@ -70,8 +77,8 @@ impl Micro for Neon {
 ///
 /// # Safety
 /// The loops may be called with this panel and tile.
-unsafe fn each_rows(loops: &[RowsLoop; ROWS_MAX], panel: &[Words], tile: &Tile<'_>, sums: &mut [Sums]) {
-    let groups = tile.rows().div_ceil(ROWS_MAX);
+unsafe fn each_rows(loops: &[RowsLoop], panel: &[Words], tile: &Tile<'_>, sums: &mut [Sums]) {
+    let groups = tile.rows().div_ceil(loops.len());
     for group in 0..groups {
         let rows = share(group, groups, tile.rows());
         // SAFETY: the caller's promise; the tile has these rows, by whose count the loop is chosen.

@@ -5,7 +5,7 @@
 //! class is shifted down instead and goes with class 0. So unpacking is one instruction a vector for every class, and
 //! an int8 weight takes one as well, which takes its 128 off.
 //! `sdot` takes one quad out of a vector of four, so a tile reads four rows at a time. It sums as many lanes at once as
-//! give 24 sums at most: 8 of twelve rows, all 32 of three. A single ternary row sums each factor on its own, 16 lanes
+//! give 24 sums at most: 8 of twelve rows, 16 of six, all 32 of two. A single ternary row sums each factor on its own, 16 lanes
 //! at a time, and reads the panel once.
 
 use std::arch::aarch64::*;
@@ -13,8 +13,7 @@ use std::arch::asm;
 
 use super::isa::{Isa, NeonDot};
 use super::micro::{
-    CLASSES, LANES, Micro, Quad, RowScale, Sums, TILE_ROWS, Tile, TileLoop, Words, check_int8, check_ternary,
-    each_height, fixed,
+    CLASSES, LANES, Micro, Quad, RowScale, Sums, TILE_ROWS, Tile, TileLoop, Words, each_height, each_panel, fixed,
 };
 use super::neon::quantize;
 
@@ -32,17 +31,19 @@ impl Micro for NeonDot {
         Isa::NeonDot
     }
 
-    fn ternary(&self, panel: &[Words], tile: &Tile<'_>, sums: &mut [Sums]) {
-        check_ternary(panel, tile, sums);
-        // SAFETY: self exists, so detection saw neon and dotprod; the check established that the tile has panel.len()
-        // blocks of sums.len() rows, the row count by which the loop is chosen.
-        unsafe { TERNARY[sums.len() - 1](panel, tile, sums) }
+    fn ternary(&self, panels: &[Words], tile: &Tile<'_>, sums: &mut [Sums]) {
+        each_panel(panels, tile.blocks(), tile, sums, |panel, sums| {
+            // SAFETY: self exists, so detection saw neon and dotprod; each_panel established that the tile has
+            // panel.len() blocks of sums.len() rows, the row count by which the loop is chosen.
+            unsafe { TERNARY[sums.len() - 1](panel, tile, sums) }
+        });
     }
 
-    fn int8(&self, panel: &[Words], tile: &Tile<'_>, sums: &mut [Sums]) {
-        check_int8(panel, tile, sums);
-        // SAFETY: as above; here panel.len() is four times the tile's blocks.
-        unsafe { INT8[sums.len() - 1](panel, tile, sums) }
+    fn int8(&self, panels: &[Words], tile: &Tile<'_>, sums: &mut [Sums]) {
+        each_panel(panels, CLASSES * tile.blocks(), tile, sums, |panel, sums| {
+            // SAFETY: as above; here panel.len() is four times the tile's blocks.
+            unsafe { INT8[sums.len() - 1](panel, tile, sums) }
+        });
     }
 
     fn quantize(&self, x: &[f32], values: &mut [i8]) -> RowScale {
@@ -65,8 +66,8 @@ unsafe fn ternary<const ROWS: usize>(panel: &[Words], tile: &Tile<'_>, sums: &mu
     unsafe {
         match ROWS {
             1 => ternary_row(panel, tile, sums),
-            2..=3 => ternary_lanes::<ROWS, 8>(panel, tile, sums),
-            4..=6 => ternary_lanes::<ROWS, 4>(panel, tile, sums),
+            2 => ternary_lanes::<ROWS, 8>(panel, tile, sums),
+            3..=6 => ternary_lanes::<ROWS, 4>(panel, tile, sums),
             _ => ternary_lanes::<ROWS, 2>(panel, tile, sums),
         }
     }
@@ -81,8 +82,8 @@ unsafe fn int8<const ROWS: usize>(panel: &[Words], tile: &Tile<'_>, sums: &mut [
     // SAFETY: the caller's promise.
     unsafe {
         match ROWS {
-            1..=3 => int8_lanes::<ROWS, 8>(panel, tile, sums),
-            4..=6 => int8_lanes::<ROWS, 4>(panel, tile, sums),
+            1..=2 => int8_lanes::<ROWS, 8>(panel, tile, sums),
+            3..=6 => int8_lanes::<ROWS, 4>(panel, tile, sums),
             _ => int8_lanes::<ROWS, 2>(panel, tile, sums),
         }
     }

@@ -45,6 +45,7 @@ impl<'a, T> Shared<'a, T> {
 }
 
 /// Bytes in a line of the caches.
+#[cfg(target_arch = "x86_64")]
 const LINE: usize = 64;
 
 /// Asks for some elements to be brought into the nearest cache. The pointer need not be valid.

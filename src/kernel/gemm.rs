@@ -22,6 +22,22 @@ impl<'a> Matrix<'a> {
         Self { values, rows, columns, row_step: columns, column_step: 1 }
     }
 
+    /// Rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Columns.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// The values of a row.
+    pub fn row(&self, row: usize) -> impl Iterator<Item = f32> + use<'a> {
+        let (values, first, step) = (self.values, row * self.row_step, self.column_step);
+        (0..self.columns).map(move |column| values[first + column * step])
+    }
+
     /// The same values, rows and columns exchanged.
     pub fn transposed(self) -> Self {
         Self {

@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 
+use super::lookup::Sink;
 use super::micro::{LANES, Sums};
 use super::packed::Member;
 use super::quantize::QuantizedRows;
@@ -40,6 +41,38 @@ pub(super) trait Finish: Sync {
     /// # Safety
     /// No other thread hands over the same rows with the same panels meanwhile.
     unsafe fn put(&self, member: usize, rows: Range<usize>, panels: Range<usize>, sums: &[Sums]);
+}
+
+/// Takes the sums of one part of a product from the lookup, which knows panels but not their matrices.
+pub(super) struct Members<'a, F> {
+    members: &'a [Member],
+    finish: &'a F,
+}
+
+impl<'a, F: Finish> Members<'a, F> {
+    /// The sink of one part.
+    ///
+    /// # Safety
+    /// No other thread hands over the same rows with the same panels while this one lives.
+    pub(super) unsafe fn new(members: &'a [Member], finish: &'a F) -> Members<'a, F> {
+        Members { members, finish }
+    }
+
+    fn member(&self, panel: usize) -> usize {
+        let member = self.members.iter().position(|member| member.panels.contains(&panel));
+        member.expect("every panel belongs to a matrix")
+    }
+}
+
+impl<F: Finish> Sink for Members<'_, F> {
+    fn expect(&mut self, tokens: Range<usize>, panel: usize) {
+        self.finish.expect(self.member(panel), tokens, panel..panel + 1);
+    }
+
+    fn put(&mut self, tokens: Range<usize>, panel: usize, sums: &[Sums]) {
+        // SAFETY: new()'s caller keeps others off these rows and panels.
+        unsafe { self.finish.put(self.member(panel), tokens, panel..panel + 1, sums) }
+    }
 }
 
 /// A row-major output, filled panel by panel.

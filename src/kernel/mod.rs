@@ -15,6 +15,7 @@ pub mod gemm;
 pub mod int8;
 mod interleave;
 pub mod isa;
+pub mod lookup;
 pub mod micro;
 #[cfg(target_arch = "aarch64")]
 mod neon;

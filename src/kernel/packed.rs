@@ -9,9 +9,10 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 pub use super::finish::Output;
-use super::finish::{Finish, Floats, Integers};
+use super::finish::{Finish, Floats, Integers, Members};
 use super::int8::Int8Matrix;
 use super::isa::{self, Isa, IsaError};
+use super::lookup::{self, Second};
 use super::micro::{self, BLOCK, LANES, Micro, Sums, TILE_ROWS, Tile, Words};
 use super::quantize::{QuantizedRows, share};
 use super::ternary::TernaryMatrix;
@@ -29,6 +30,8 @@ pub trait Weights {
     const WORDS: usize;
     /// The word of weights that are all zero: what fills a panel that has fewer rows.
     const ZEROS: u32;
+    /// Whether the lookup has a format for them (lookup/).
+    const LOOKED_UP: bool = false;
 
     /// Output rows and input columns.
     fn shape(&self) -> [usize; 2];
@@ -61,6 +64,8 @@ pub struct Packed<W> {
     lane_scales: Vec<[f32; LANES]>,
     /// `[panels, WORDS * blocks]`.
     panels: Vec<Words>,
+    /// The same weights in the lookup's format, once a product of many rows wanted it.
+    second: Second,
     weights: PhantomData<fn(&W)>,
 }
 
@@ -106,7 +111,7 @@ impl<W: Weights> Packed<W> {
             }
             members.push(Member { rows, scale: matrix.scale(), panels: first..first + count });
         }
-        Ok(Packed { micro, cols, members, lane_scales, panels, weights: PhantomData })
+        Ok(Packed { micro, cols, members, lane_scales, panels, second: Second::default(), weights: PhantomData })
     }
 
     /// Output rows, of all matrices together.
@@ -119,9 +124,9 @@ impl<W: Weights> Packed<W> {
         self.cols
     }
 
-    /// Bytes of weights in memory.
+    /// Bytes of weights in memory now. The lookup's format joins them with the first product that is looked up.
     pub fn bytes(&self) -> usize {
-        size_of_val(self.panels.as_slice()) + size_of_val(self.lane_scales.as_slice())
+        size_of_val(self.panels.as_slice()) + size_of_val(self.lane_scales.as_slice()) + self.second.bytes()
     }
 
     /// The instruction set that it was packed for.
@@ -153,6 +158,13 @@ impl<W: Weights> Packed<W> {
         let (tiles, panels) = (x.tiles(), self.lane_scales.len());
         let cost = x.rows() * self.rows() * self.cols;
         let threads = if cost >= WORTH_SPREADING { threads::available() } else { 1 };
+        if W::LOOKED_UP && self.isa() == Isa::Avx512Vnni {
+            // SAFETY: the parts of a product do not overlap, and each has a sink of its own.
+            let sink = || unsafe { Members::new(&self.members, finish) };
+            if self.second.product(&self.panels, x, (lookup::current(), threads), sink) {
+                return;
+            }
+        }
         let blocks = tiles.div_ceil(BLOCK_TILES);
         // A single thread wants a single run of panels; several want as many jobs each, and four to even out what
         // else the machine does.

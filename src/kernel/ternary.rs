@@ -156,6 +156,7 @@ impl TernaryMatrix {
 impl Weights for TernaryMatrix {
     const WORDS: usize = 1;
     const ZEROS: u32 = 0x5555_5555;
+    const LOOKED_UP: bool = true;
 
     fn shape(&self) -> [usize; 2] {
         [self.rows, self.cols]

@@ -6,7 +6,7 @@ use super::config::DecoderConfig;
 use super::llama::{Cache, Llama, Sequence};
 use super::unobserved;
 use crate::nn::attention::{Block, Mask, Plan};
-use crate::nn::linear::{Linear, Precision};
+use crate::nn::linear::{Linear, LinearFacts, Precision};
 use crate::nn::rows;
 use crate::nn::weights::Weights;
 use candle_core::{Result, Tensor, bail};
@@ -63,7 +63,7 @@ impl Decoder {
         let outputs = config.llama.hidden_size * config.prefix_tokens;
         Decoder {
             llama: Llama::load(weights, &config.llama),
-            prefix: Linear::load(&weights.pp("prefix"), shared_dim, outputs, true, Precision::Dense),
+            prefix: Linear::load(&weights.pp("prefix"), shared_dim, outputs, true, Precision::Full),
             config: config.clone(),
         }
     }
@@ -73,9 +73,9 @@ impl Decoder {
         self.prefix.forward(embeddings)?.reshape(((), self.config.llama.hidden_size))
     }
 
-    /// The map from an embedding to its rows.
-    pub fn prefix(&self) -> &Linear {
-        &self.prefix
+    /// What the linears hold.
+    pub fn facts(&self) -> Vec<LinearFacts> {
+        self.llama.facts().into_iter().chain([self.prefix.facts()]).collect()
     }
 
     /// Teacher-forced logits: text i gives `len_i + 1` rows, of which row j scores its token j and the last scores

@@ -4,7 +4,7 @@ use super::bundle::{Bundle, BundleError, Part};
 use super::config::{LlamaConfig, TextConfig, VlJepaConfig};
 use crate::embedding::Space;
 use crate::kernel::isa;
-use crate::nn::linear::{Linear, Precision};
+use crate::nn::linear::{LinearFacts, Precision};
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 use serde::Serialize;
@@ -59,9 +59,9 @@ pub struct PartFacts {
 
 impl ModelFacts {
     /// Gathers the facts; `linears` gives each part's loaded linears.
-    pub(super) fn gather<'a>(
+    pub(super) fn gather(
         bundle: &Bundle,
-        linears: impl Fn(Part) -> Vec<&'a Linear>,
+        linears: impl Fn(Part) -> Vec<LinearFacts>,
         space: Space,
     ) -> Result<ModelFacts, BundleError> {
         let config = &bundle.config;
@@ -84,17 +84,17 @@ impl ModelFacts {
 }
 
 impl PartFacts {
-    fn gather(bundle: &Bundle, part: Part, linears: &[&Linear]) -> Result<PartFacts, BundleError> {
+    fn gather(bundle: &Bundle, part: Part, linears: &[LinearFacts]) -> Result<PartFacts, BundleError> {
         let (mut parameters, mut bytes_on_disk) = (0, 0);
         for name in bundle.weight_files(part)? {
             let fault = |source| BundleError::File { file: bundle.files().describe(&name), source };
             bytes_on_disk += bundle.files().size(&name).map_err(fault)?;
             parameters += stored_parameters(bundle, part, &name).map_err(fault)?;
         }
-        let count = |linears: &mut dyn Iterator<Item = &&Linear>| linears.map(|l| l.parameters() as u64).sum::<u64>();
-        let in_linears = count(&mut linears.iter());
-        let linear_bytes: u64 = linears.iter().map(|linear| linear.bytes() as u64).sum();
-        let ternary_parameters = count(&mut linears.iter().filter(|linear| linear.is_ternary()));
+        let in_linears: u64 = linears.iter().map(|linear| linear.parameters as u64).sum();
+        let linear_bytes: u64 = linears.iter().map(|linear| linear.bytes as u64).sum();
+        let ternary = linears.iter().filter(|linear| linear.is_ternary);
+        let ternary_parameters = ternary.map(|linear| linear.parameters as u64).sum();
         Ok(PartFacts {
             part: part.name(),
             architecture: architecture(&bundle.config, part),

@@ -7,10 +7,11 @@ use super::Observer;
 use super::config::LlamaConfig;
 use crate::nn::activation::Activation;
 use crate::nn::attention::{Heads, Plan, attention};
-use crate::nn::linear::{Linear, Precision};
+use crate::nn::linear::{Linear, LinearFacts, Precision};
 use crate::nn::norm::RmsNorm;
 use crate::nn::rope::Rotary;
 use crate::nn::rows;
+use crate::nn::source::Source;
 use crate::nn::weights::{Init, Weights};
 use candle_core::{Result, Tensor, bail};
 use std::ops::Range;
@@ -48,17 +49,16 @@ struct Layer {
 }
 
 struct Attention {
-    q_proj: Linear,
-    k_proj: Linear,
-    v_proj: Linear,
+    /// `q_proj`, `k_proj`, `v_proj`
+    qkv: Linear<3>,
     o_proj: Linear,
     attn_sub_norm: Option<RmsNorm>,
     heads: Heads,
 }
 
 struct Mlp {
-    gate_proj: Linear,
-    up_proj: Linear,
+    /// `gate_proj`, `up_proj`
+    gate_up: Linear<2>,
     down_proj: Linear,
     ffn_sub_norm: Option<RmsNorm>,
     activation: Activation,
@@ -138,18 +138,12 @@ impl Llama {
         &self.inverse_frequencies
     }
 
-    /// The linears of a block with their names below `model.layers.N` (`self_attn.q_proj` ...).
-    pub fn linears(&self, layer: usize) -> [(&'static str, &Linear); 7] {
-        let Layer { self_attn, mlp, .. } = &self.layers[layer];
-        [
-            ("self_attn.q_proj", &self_attn.q_proj),
-            ("self_attn.k_proj", &self_attn.k_proj),
-            ("self_attn.v_proj", &self_attn.v_proj),
-            ("self_attn.o_proj", &self_attn.o_proj),
-            ("mlp.gate_proj", &mlp.gate_proj),
-            ("mlp.up_proj", &mlp.up_proj),
-            ("mlp.down_proj", &mlp.down_proj),
-        ]
+    /// What the linears of the blocks hold.
+    pub fn facts(&self) -> Vec<LinearFacts> {
+        let of = |Layer { self_attn, mlp, .. }: &Layer| {
+            [self_attn.qkv.facts(), self_attn.o_proj.facts(), mlp.gate_up.facts(), mlp.down_proj.facts()]
+        };
+        self.layers.iter().flat_map(of).collect()
     }
 }
 
@@ -165,8 +159,8 @@ impl Layer {
     }
 
     fn forward(&self, x: Tensor, sequence: &Sequence, cache: Option<(&mut Cache, usize)>) -> Result<Tensor> {
-        let x = (&x + self.self_attn.forward(&self.input_layernorm.forward(&x)?, sequence, cache)?)?;
-        &x + self.mlp.forward(&self.post_attention_layernorm.forward(&x)?)?
+        let x = self.self_attn.onto(&x, &self.input_layernorm, sequence, cache)?;
+        self.mlp.onto(&x, &self.post_attention_layernorm)
     }
 }
 
@@ -175,15 +169,16 @@ impl Attention {
         let (hidden, head_dim) = (config.hidden_size, config.head_dim());
         let wide = config.num_attention_heads * head_dim;
         let narrow = config.key_value_heads() * head_dim;
-        let linear = |name, inputs, outputs| {
-            Linear::load(&w.pp(name), inputs, outputs, config.attention_bias, config.precision())
-        };
+        let (bias, precision) = (config.attention_bias, config.precision());
         let sub_norm = || RmsNorm::load(&w.pp("attn_sub_norm"), wide, config.rms_norm_eps, false);
         Attention {
-            q_proj: linear("q_proj", hidden, wide),
-            k_proj: linear("k_proj", hidden, narrow),
-            v_proj: linear("v_proj", hidden, narrow),
-            o_proj: linear("o_proj", wide, hidden),
+            qkv: Linear::stack(
+                [(w.pp("q_proj"), wide), (w.pp("k_proj"), narrow), (w.pp("v_proj"), narrow)],
+                hidden,
+                bias,
+                precision,
+            ),
+            o_proj: Linear::load(&w.pp("o_proj"), wide, hidden, bias, precision),
             attn_sub_norm: config.attn_sub_norm.unwrap_or(config.is_bitnet()).then(sub_norm),
             heads: Heads {
                 query: config.num_attention_heads,
@@ -193,17 +188,24 @@ impl Attention {
         }
     }
 
-    fn forward(&self, x: &Tensor, sequence: &Sequence, cache: Option<(&mut Cache, usize)>) -> Result<Tensor> {
+    /// `x + attention(norm(x))`
+    fn onto(
+        &self,
+        x: &Tensor,
+        norm: &RmsNorm,
+        sequence: &Sequence,
+        cache: Option<(&mut Cache, usize)>,
+    ) -> Result<Tensor> {
         let Heads { query, key_value, .. } = self.heads;
-        let q = sequence.rotary.apply(&self.q_proj.forward(x)?, query)?; // [n, query heads * head_dim]
-        let mut k = sequence.rotary.apply(&self.k_proj.forward(x)?, key_value)?; // [n, kv heads * head_dim]
-        let mut v = self.v_proj.forward(x)?;
+        let [q, k, mut v] = self.qkv.products(Source::RmsNormed(norm, x))?;
+        let q = sequence.rotary.apply(&q, query)?; // [n, query heads * head_dim]
+        let mut k = sequence.rotary.apply(&k, key_value)?; // [n, kv heads * head_dim]
         if let Some((cache, layer)) = cache {
             (k, v) = cache.append(layer, k, v)?; // [earlier + n, kv heads * head_dim]
         }
         let mixed = attention(&q, &k, &v, self.heads, &sequence.plan)?;
-        let mixed = self.attn_sub_norm.as_ref().map_or(Ok(mixed.clone()), |norm| norm.forward(&mixed))?;
-        self.o_proj.forward(&mixed)
+        let mixed = self.attn_sub_norm.as_ref().map_or(Source::Rows(&mixed), |norm| Source::RmsNormed(norm, &mixed));
+        self.o_proj.onto(x, mixed)
     }
 }
 
@@ -224,21 +226,19 @@ impl Cache {
 impl Mlp {
     fn load(w: &Weights, config: &LlamaConfig) -> Mlp {
         let (hidden, wide) = (config.hidden_size, config.intermediate_size);
-        let linear =
-            |name, inputs, outputs| Linear::load(&w.pp(name), inputs, outputs, config.mlp_bias, config.precision());
+        let (bias, precision) = (config.mlp_bias, config.precision());
         let sub_norm = || RmsNorm::load(&w.pp("ffn_sub_norm"), wide, config.rms_norm_eps, false);
         Mlp {
-            gate_proj: linear("gate_proj", hidden, wide),
-            up_proj: linear("up_proj", hidden, wide),
-            down_proj: linear("down_proj", wide, hidden),
+            gate_up: Linear::stack([(w.pp("gate_proj"), wide), (w.pp("up_proj"), wide)], hidden, bias, precision),
+            down_proj: Linear::load(&w.pp("down_proj"), wide, hidden, bias, precision),
             ffn_sub_norm: config.ffn_sub_norm.unwrap_or(config.is_bitnet()).then(sub_norm),
             activation: Activation::from_name(config.activation_name()).unwrap_or(Activation::Silu),
         }
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let gated = self.activation.gate(&self.gate_proj.forward(x)?, &self.up_proj.forward(x)?)?;
-        let gated = self.ffn_sub_norm.as_ref().map_or(Ok(gated.clone()), |norm| norm.forward(&gated))?;
-        self.down_proj.forward(&gated)
+    /// `x + mlp(norm(x))`
+    fn onto(&self, x: &Tensor, norm: &RmsNorm) -> Result<Tensor> {
+        let [gate, up] = self.gate_up.products(Source::RmsNormed(norm, x))?; // [n, intermediate] each
+        self.down_proj.onto(x, Source::Gated(self.activation, [&gate, &up], self.ffn_sub_norm.as_ref()))
     }
 }

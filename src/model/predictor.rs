@@ -10,9 +10,10 @@ use super::llama::Llama;
 use super::vision::Visual;
 use super::{Observer, unobserved};
 use crate::nn::attention::{Block, Mask, Plan};
-use crate::nn::linear::{Linear, Precision};
+use crate::nn::linear::{Linear, LinearFacts, Precision};
 use crate::nn::norm::{LayerNorm, l2_normalize};
 use crate::nn::rows;
+use crate::nn::source::Source;
 use crate::nn::weights::Weights;
 use candle_core::{Device, Result, Tensor, bail};
 use std::f32::consts::{PI, SQRT_2};
@@ -54,7 +55,7 @@ impl Predictor {
             llama: Llama::load(weights, &stack),
             vision_norm: config.vision_norm.then(|| LayerNorm::load(&weights.pp("vision_norm"), seen, 1e-6)),
             vision_proj: Linear::load(&weights.pp("vision_proj"), seen, hidden, true, Precision::Dense),
-            head: Linear::load(&weights.pp("head"), hidden, shared_dim, true, Precision::Dense),
+            head: Linear::load(&weights.pp("head"), hidden, shared_dim, true, Precision::Full),
             grid: vision.grid(),
             steps: vision.steps(),
             config: config.clone(),
@@ -97,14 +98,15 @@ impl Predictor {
         Ok(embedding)
     }
 
-    /// The linears outside the blocks.
-    pub fn projections(&self) -> [&Linear; 2] {
-        [&self.vision_proj, &self.head]
+    /// What the linears hold.
+    pub fn facts(&self) -> Vec<LinearFacts> {
+        self.llama.facts().into_iter().chain([self.vision_proj.facts(), self.head.facts()]).collect()
     }
 
     fn inputs(&self, visual: &Visual, questions: &[Question]) -> Result<Tensor> {
-        let seen = self.vision_norm.as_ref().map_or(Ok(visual.tokens.clone()), |norm| norm.forward(&visual.tokens))?;
-        let mut seen = self.vision_proj.forward(&seen)?; // [visual tokens, hidden]
+        let seen = self.vision_norm.as_ref();
+        let seen = seen.map_or(Source::Rows(&visual.tokens), |norm| Source::LayerNormed(norm, &visual.tokens));
+        let mut seen = self.vision_proj.of(seen)?; // [visual tokens, hidden]
         if let Some(VisualPosition::Sine { std }) = self.config.visual_position {
             seen = (seen + self.sine(visual, std)?)?;
         }

@@ -92,10 +92,10 @@ impl VlJepa {
             return Err(BundleError::Faults(faults));
         }
         let linears = |part| match part {
-            Part::Vision => vision.linears().collect(),
-            Part::Predictor => predictor.linears(),
-            Part::Text => text.linears(),
-            Part::Decoder => decoder.as_ref().map(Decoder::linears).unwrap_or_default(),
+            Part::Vision => vision.facts(),
+            Part::Predictor => predictor.facts(),
+            Part::Text => text.facts(),
+            Part::Decoder => decoder.as_ref().map(Decoder::facts).unwrap_or_default(),
         };
         let facts = ModelFacts::gather(bundle, linears, bundle.space()?)?;
         let Tokenizers { question: question_tokenizer, text: text_tokenizer, decoder: decoder_tokenizer } = tokenizers;
@@ -296,19 +296,5 @@ impl Tokenizers {
             text: load(Part::Text, config.text.vocab_size())?,
             decoder: config.decoder.as_ref().map(|d| load(Part::Decoder, d.llama.vocab_size)).transpose()?,
         })
-    }
-}
-
-impl Predictor {
-    fn linears(&self) -> Vec<&Linear> {
-        let blocks = (0..self.llama.depth()).flat_map(|layer| self.llama.linears(layer).map(|(_, linear)| linear));
-        blocks.chain(self.projections()).collect()
-    }
-}
-
-impl Decoder {
-    fn linears(&self) -> Vec<&Linear> {
-        let blocks = (0..self.llama.depth()).flat_map(|layer| self.llama.linears(layer).map(|(_, linear)| linear));
-        blocks.chain([self.prefix()]).collect()
     }
 }

@@ -1,16 +1,23 @@
-//! The linear layer. Its precision belongs to it: dense f32, or BitNet W1.58A8 — packed for the machine's kernel when
-//! serving, f32 masters with a straight-through estimator when training.
+//! Linear layers, alone or several over one input, and the precision of their weights.
+//!
+//! A layer reads a [`Source`]: rows, or rows that a norm or an activation makes. In training the source becomes a
+//! tensor on the tape and the weights are f32. In serving the weights may be bytes or ternary codes; then the source
+//! fills one row at a time and the row is rounded while it is still in the cache, once for all layers of the stack.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
-use candle_core::{Device, Result, Shape, Tensor};
+use candle_core::{Device, Result, Tensor, bail};
 
-use super::op::{Gradients, Operation, apply2, apply3, columns, with_values};
+use self::gradient::{Product, Sizes, StraightThrough};
+use super::op::{apply2, apply3, with_values};
+use super::source::Source;
 use super::weights::{Init, Mode, Weights};
-use crate::kernel::elementwise::{add_to, round_row, round_ternary};
-use crate::kernel::gemm::{Matrix, product};
+use crate::kernel::int8::{Int8Matrix, PackedInt8};
 use crate::kernel::packed::{Output, PackedMatrix};
-use crate::kernel::quantize::{QuantizedRows, quantize};
+use crate::kernel::quantize::QuantizedRows;
+
+mod gradient;
 
 /// What the `weight_scale` of a packed checkpoint means; its quantization_config says which.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,27 +31,44 @@ pub enum WeightScale {
 /// How a linear layer's weights are held and multiplied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Precision {
-    /// f32
+    /// As the part says where the weights were opened ([`Weights::dense`]); f32 in training.
     Dense,
+    /// f32 whatever the part says: small layers at the model's edges.
+    Full,
     /// W1.58A8: ternary weights with one scale, activations rounded to i8 row by row.
     Ternary(WeightScale),
 }
 
-/// `y = x W^T + b`
+/// How a part holds its dense weights in serving.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Dense {
+    /// As they are trained.
+    #[default]
+    F32,
+    /// W8A8: a scale for each output, activations rounded to i8 row by row.
+    Int8,
+}
+
+/// `N` layers `y = x W^T + b` that share their input.
 #[derive(Clone, Debug)]
-pub struct Linear {
-    weight: Weight,
-    bias: Option<Tensor>,
+pub struct Linear<const N: usize = 1> {
+    held: Held<N>,
     inputs: usize,
-    outputs: usize,
+    outputs: [usize; N],
 }
 
 #[derive(Clone, Debug)]
-enum Weight {
-    Dense(Tensor),
-    /// f32 masters of a ternary layer in training.
-    Master(Tensor),
-    Packed(Arc<PackedMatrix>),
+enum Held<const N: usize> {
+    /// f32, differentiable; masters of ternary layers are rounded on the way.
+    Tape { weights: [Tensor; N], biases: [Option<Tensor>; N], ternary: bool },
+    /// Laid out for this machine, all layers as one.
+    Packed { weights: Packed, biases: [Option<Vec<f32>>; N] },
+}
+
+#[derive(Clone, Debug)]
+enum Packed {
+    Int8(Arc<PackedInt8>),
+    Ternary(Arc<PackedMatrix>),
 }
 
 /// The whole numbers inside a ternary product, for comparison with recorded ones.
@@ -58,204 +82,201 @@ pub struct Integers {
     pub acc_i32: Vec<i32>,
 }
 
+/// What layers hold, counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinearFacts {
+    /// Weights and biases.
+    pub parameters: usize,
+    /// Bytes that they take in memory.
+    pub bytes: usize,
+    /// Whether the weights are ternary.
+    pub is_ternary: bool,
+}
+
+thread_local! {
+    /// The rounded rows of the last product on this thread: fresh memory for each would cost page faults.
+    static ROUNDED: Cell<QuantizedRows> = Cell::default();
+}
+
 impl Linear {
     /// Reads `weight` (`[outputs, inputs]`, or packed) and, with `bias`, `bias` (`[outputs]`).
     pub fn load(weights: &Weights, inputs: usize, outputs: usize, bias: bool, precision: Precision) -> Self {
-        let dense = || weights.get(&[outputs, inputs], "weight", Init::FanIn(0.7));
-        let weight = match (precision, weights.mode()) {
-            (Precision::Dense, _) => Weight::Dense(dense()),
-            (Precision::Ternary(scale), Mode::Infer) => {
-                Weight::Packed(Arc::new(PackedMatrix::pack(&[&weights.ternary(outputs, inputs, "weight", scale)])))
-            }
-            (Precision::Ternary(scale), Mode::Train) if weights.is_packed("weight") => {
-                let values = weights.ternary(outputs, inputs, "weight", scale).dequantize();
-                Weight::Master(weights.variable("weight", values, &[outputs, inputs]))
-            }
-            (Precision::Ternary(_), Mode::Train) => Weight::Master(dense()),
-        };
-        let bias = bias.then(|| weights.get(&[outputs], "bias", Init::Zeros));
-        Self { weight, bias, inputs, outputs }
+        Self::stack([(weights.clone(), outputs)], inputs, bias, precision)
     }
 
     /// `[rows, inputs]` to `[rows, outputs]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let sizes = Sizes { inputs: self.inputs, outputs: self.outputs };
-        let y = match (&self.weight, &self.bias) {
-            (Weight::Dense(weight), Some(bias)) => return apply3(Dense(sizes), [x, weight, bias]),
-            (Weight::Dense(weight), None) => apply2(Dense(sizes), x, weight)?,
-            (Weight::Master(weight), _) => apply2(StraightThrough(sizes), x, weight)?,
-            (Weight::Packed(matrix), _) => packed_product(matrix, x)?,
-        };
-        match &self.bias {
-            Some(bias) => y.broadcast_add(bias),
-            None => Ok(y),
-        }
+        self.of(Source::Rows(x))
+    }
+
+    /// The product with what `source` makes, `[rows, outputs]`.
+    pub fn of(&self, source: Source<'_>) -> Result<Tensor> {
+        let [y] = self.products(source)?;
+        Ok(y)
+    }
+
+    /// `residual + y`: the product with what `source` makes, added to `residual` (`[rows, outputs]`).
+    pub fn onto(&self, residual: &Tensor, source: Source<'_>) -> Result<Tensor> {
+        let Held::Packed { weights, biases } = &self.held else { return residual + self.of(source)? };
+        let [y] = self.rounded(&source, |rows| {
+            if residual.dims() != [rows.rows(), self.outputs[0]] {
+                bail!("linear: the residual is {:?}, the product [{}, {}]", residual.dims(), rows.rows(), self.outputs[0]);
+            }
+            with_values([&residual.contiguous()?], |[residual]| {
+                self.packed_products(weights, biases, rows, Some(residual))
+            })
+        })?;
+        Ok(y)
     }
 
     /// The integers of the product with `x` (`[rows, inputs]`), when this layer is packed ternary.
     pub fn integers(&self, x: &Tensor) -> Result<Option<Integers>> {
-        let Weight::Packed(matrix) = &self.weight else { return Ok(None) };
-        let rows = quantized(matrix, x)?;
-        let mut acc_i32 = vec![0; rows.rows() * self.outputs];
-        matrix.multiply_i32(&rows, &mut [&mut acc_i32]);
-        let (act_int8, act_scale) = (rows.values().to_vec(), rows.scales().to_vec());
-        Ok(Some(Integers { act_int8, act_scale, acc_i32 }))
+        let Held::Packed { weights: Packed::Ternary(matrix), .. } = &self.held else { return Ok(None) };
+        let integers = self.rounded(&Source::Rows(x), |rows| {
+            let mut acc_i32 = vec![0; rows.rows() * self.outputs[0]];
+            matrix.multiply_i32(rows, &mut [&mut acc_i32]);
+            Ok(Integers { act_int8: rows.values().to_vec(), act_scale: rows.scales().to_vec(), acc_i32 })
+        })?;
+        Ok(Some(integers))
+    }
+}
+
+impl<const N: usize> Linear<N> {
+    /// Reads layers from their places, each with its outputs; all have the same inputs, precision, and biases or none.
+    pub fn stack(layers: [(Weights, usize); N], inputs: usize, bias: bool, precision: Precision) -> Self {
+        let outputs = layers.each_ref().map(|(_, outputs)| *outputs);
+        let layers = layers.each_ref();
+        let held = match Packed::load(layers, inputs, precision) {
+            Some(weights) => {
+                let values = |place: &Weights, outputs| place.values(&[outputs], "bias", Init::Zeros).unwrap_or_default();
+                Held::Packed { weights, biases: layers.map(|(place, outputs)| bias.then(|| values(place, *outputs))) }
+            }
+            None => Held::Tape {
+                weights: layers.map(|(place, outputs)| master(place, *outputs, inputs, precision)),
+                biases: layers.map(|(place, outputs)| bias.then(|| place.get(&[*outputs], "bias", Init::Zeros))),
+                ternary: matches!(precision, Precision::Ternary(_)),
+            },
+        };
+        Self { held, inputs, outputs }
     }
 
-    /// Elements of the input rows.
-    pub fn inputs(&self) -> usize {
-        self.inputs
-    }
-
-    /// Elements of the output rows.
-    pub fn outputs(&self) -> usize {
-        self.outputs
-    }
-
-    /// Weights and biases, counted.
-    pub fn parameters(&self) -> usize {
-        self.inputs * self.outputs + if self.bias.is_some() { self.outputs } else { 0 }
-    }
-
-    /// Bytes that the parameters hold in memory.
-    pub fn bytes(&self) -> usize {
-        let bias = if self.bias.is_some() { self.outputs * size_of::<f32>() } else { 0 };
-        bias + match &self.weight {
-            Weight::Packed(matrix) => matrix.bytes(),
-            _ => self.inputs * self.outputs * size_of::<f32>(),
+    /// Each layer's product with what `source` makes, `[rows, outputs]` each.
+    pub fn products(&self, source: Source<'_>) -> Result<[Tensor; N]> {
+        match &self.held {
+            Held::Tape { weights, biases, ternary } => {
+                let x = source.tensor()?;
+                let mut products = weights.clone();
+                for (layer, product) in products.iter_mut().enumerate() {
+                    let sizes = Sizes { inputs: self.inputs, outputs: self.outputs[layer] };
+                    *product = match (&biases[layer], ternary) {
+                        (Some(bias), false) => apply3(Product(sizes), [&x, &weights[layer], bias])?,
+                        (None, false) => apply2(Product(sizes), &x, &weights[layer])?,
+                        (Some(bias), true) => {
+                            apply2(StraightThrough(sizes), &x, &weights[layer])?.broadcast_add(bias)?
+                        }
+                        (None, true) => apply2(StraightThrough(sizes), &x, &weights[layer])?,
+                    };
+                }
+                Ok(products)
+            }
+            Held::Packed { weights, biases } => {
+                self.rounded(&source, |rows| self.packed_products(weights, biases, rows, None))
+            }
         }
     }
 
-    /// Whether this layer multiplies ternary weights.
-    pub fn is_ternary(&self) -> bool {
-        !matches!(self.weight, Weight::Dense(_))
+    /// What the layers hold.
+    pub fn facts(&self) -> LinearFacts {
+        let weights = self.inputs * self.outputs.iter().sum::<usize>();
+        let (biases, bytes, is_ternary) = match &self.held {
+            Held::Tape { biases, ternary, .. } => {
+                (biases.iter().flatten().map(Tensor::elem_count).sum(), weights * size_of::<f32>(), *ternary)
+            }
+            Held::Packed { weights, biases } => {
+                (biases.iter().flatten().map(Vec::len).sum::<usize>(), weights.bytes(), weights.is_ternary())
+            }
+        };
+        LinearFacts { parameters: weights + biases, bytes: bytes + biases * size_of::<f32>(), is_ternary }
+    }
+
+    /// Rounds the rows of `source` into this thread's memory and hands them to `work`.
+    fn rounded<R>(&self, source: &Source<'_>, work: impl FnOnce(&QuantizedRows) -> Result<R>) -> Result<R> {
+        let mut rows = ROUNDED.take();
+        let result = source.fill(self.inputs, |count, fill| {
+            rows.assign_from(count, self.inputs, fill);
+            work(&rows)
+        });
+        ROUNDED.set(rows);
+        result
+    }
+
+    /// The products of rounded rows, the residual added to each.
+    fn packed_products(
+        &self,
+        weights: &Packed,
+        biases: &[Option<Vec<f32>>; N],
+        rows: &QuantizedRows,
+        residual: Option<&[f32]>,
+    ) -> Result<[Tensor; N]> {
+        let mut values = self.outputs.map(|outputs| vec![0.0; rows.rows() * outputs]);
+        let output = |(values, bias): (_, &'_ Option<Vec<f32>>)| Output { values, bias: bias.as_deref(), residual };
+        let mut outputs: Vec<Output<'_>> = values.iter_mut().map(Vec::as_mut_slice).zip(biases).map(output).collect();
+        match weights {
+            Packed::Int8(matrix) => matrix.multiply(rows, &mut outputs),
+            Packed::Ternary(matrix) => matrix.multiply(rows, &mut outputs),
+        }
+        let mut tensors = Vec::with_capacity(N);
+        for (values, outputs) in values.into_iter().zip(self.outputs) {
+            tensors.push(Tensor::from_vec(values, (rows.rows(), outputs), &Device::Cpu)?);
+        }
+        Ok(tensors.try_into().expect("a product for each layer"))
     }
 }
 
-fn quantized(matrix: &PackedMatrix, x: &Tensor) -> Result<QuantizedRows> {
-    let rows = x.dims2()?.0;
-    columns("ternary linear", x.shape(), matrix.cols())?;
-    with_values([&x.contiguous()?], |[values]| Ok(quantize(rows, matrix.cols(), values)))
-}
-
-fn packed_product(matrix: &PackedMatrix, x: &Tensor) -> Result<Tensor> {
-    let rows = quantized(matrix, x)?;
-    let mut out = vec![0.0; rows.rows() * matrix.rows()];
-    matrix.multiply(&rows, &mut [Output::plain(&mut out)]);
-    Tensor::from_vec(out, (rows.rows(), matrix.rows()), &Device::Cpu)
-}
-
-#[derive(Clone, Copy)]
-struct Sizes {
-    inputs: usize,
-    outputs: usize,
-}
-
-impl Sizes {
-    fn result(self, name: &str, x: &Shape) -> Result<Shape> {
-        columns(name, x, self.inputs)?;
-        Ok(Shape::from((x.dims2()?.0, self.outputs)))
-    }
-
-    fn rows(self, x: &[f32]) -> usize {
-        x.len() / self.inputs
-    }
-
-    /// `x W^T`
-    fn product(self, x: &[f32], weight: &[f32], out: &mut [f32]) {
-        let weight = Matrix::new(weight, self.outputs, self.inputs);
-        product(out, Matrix::new(x, self.rows(x), self.inputs), weight.transposed());
-    }
-
-    /// `dx = g W`, `dW = g^T x`
-    fn gradients(self, x: &[f32], weight: &[f32], grad: &[f32]) -> (Vec<f32>, Vec<f32>) {
-        let (mut dx, mut dw) = (vec![0.0; x.len()], vec![0.0; weight.len()]);
-        let (x, grad) = (Matrix::new(x, self.rows(x), self.inputs), Matrix::new(grad, self.rows(x), self.outputs));
-        product(&mut dx, grad, Matrix::new(weight, self.outputs, self.inputs));
-        product(&mut dw, grad.transposed(), x);
-        (dx, dw)
+/// The f32 weights `[outputs, inputs]` of a layer that is not packed.
+fn master(place: &Weights, outputs: usize, inputs: usize, precision: Precision) -> Tensor {
+    match precision {
+        Precision::Ternary(scale) if place.is_packed("weight") => {
+            let values = place.ternary(outputs, inputs, "weight", scale).dequantize();
+            place.variable("weight", values, &[outputs, inputs])
+        }
+        _ => place.get(&[outputs, inputs], "weight", INIT),
     }
 }
 
-struct Dense(Sizes);
+const INIT: Init = Init::FanIn(0.7);
 
-impl Operation<2> for Dense {
-    const NAME: &'static str = "linear";
-
-    fn shape(&self, [x, _]: [&Shape; 2]) -> Result<Shape> {
-        self.0.result(<Self as Operation<2>>::NAME, x)
-    }
-
-    fn forward(&self, [x, weight]: [&[f32]; 2], out: &mut [f32]) {
-        self.0.product(x, weight, out);
-    }
-
-    fn backward(&self, [x, weight]: [&[f32]; 2], _: &[f32], grad: &[f32]) -> Gradients<2> {
-        let (dx, dw) = self.0.gradients(x, weight, grad);
-        [Some(dx), Some(dw)]
-    }
-}
-
-impl Operation<3> for Dense {
-    const NAME: &'static str = "linear with bias";
-
-    fn shape(&self, [x, _, _]: [&Shape; 3]) -> Result<Shape> {
-        self.0.result(<Self as Operation<3>>::NAME, x)
-    }
-
-    fn forward(&self, [x, weight, bias]: [&[f32]; 3], out: &mut [f32]) {
-        self.0.product(x, weight, out);
-        out.chunks_exact_mut(bias.len()).for_each(|row| add_to(row, bias));
-    }
-
-    fn backward(&self, [x, weight, bias]: [&[f32]; 3], _: &[f32], grad: &[f32]) -> Gradients<3> {
-        let (dx, dw) = self.0.gradients(x, weight, grad);
-        let mut db = vec![0.0; bias.len()];
-        grad.chunks_exact(bias.len()).for_each(|row| add_to(&mut db, row));
-        [Some(dx), Some(dw), Some(db)]
-    }
-}
-
-/// W1.58A8 in training: the forward pass rounds both sides exactly as serving does, the backward pass treats both
-/// roundings as the identity (BitNet b1.58). Products of the rounded numbers stay whole, so f32 is exact here up to
-/// sums of 2^24.
-struct StraightThrough(Sizes);
-
-impl StraightThrough {
-    fn rounded(&self, x: &[f32]) -> (Vec<f32>, Vec<f32>) {
-        let mut whole = vec![0.0; x.len()];
-        let rows = x.chunks_exact(self.0.inputs).zip(whole.chunks_exact_mut(self.0.inputs));
-        let scales = rows.map(|(x, out)| round_row(x, out)).collect();
-        (whole, scales)
-    }
-}
-
-impl Operation<2> for StraightThrough {
-    const NAME: &'static str = "ternary linear";
-
-    fn shape(&self, [x, _]: [&Shape; 2]) -> Result<Shape> {
-        self.0.result(Self::NAME, x)
-    }
-
-    fn forward(&self, [x, weight]: [&[f32]; 2], out: &mut [f32]) {
-        let mut signs = vec![0.0; weight.len()];
-        let mean = round_ternary(weight, &mut signs);
-        let (whole, scales) = self.rounded(x);
-        self.0.product(&whole, &signs, out);
-        for (row, scale) in out.chunks_exact_mut(self.0.outputs).zip(scales) {
-            row.iter_mut().for_each(|y| *y *= mean / scale);
+impl Packed {
+    /// Packs what serving multiplies as bytes or codes; none where the product is f32.
+    fn load<const N: usize>(layers: [&(Weights, usize); N], inputs: usize, precision: Precision) -> Option<Packed> {
+        if layers.iter().any(|(place, _)| place.mode() == Mode::Train) {
+            return None;
+        }
+        match (precision, layers.first()?.0.dense()) {
+            (Precision::Ternary(scale), _) => {
+                let stack = layers.map(|(place, outputs)| place.ternary(*outputs, inputs, "weight", scale));
+                Some(Packed::Ternary(Arc::new(PackedMatrix::pack(&stack.each_ref()))))
+            }
+            (Precision::Dense, Dense::Int8) => {
+                let matrix = |(place, outputs): &(Weights, usize)| {
+                    let values = place.values(&[*outputs, inputs], "weight", INIT).unwrap_or_default();
+                    Int8Matrix::from_f32(values.len() / inputs.max(1), inputs, &values)
+                };
+                let stack = layers.map(matrix);
+                Some(Packed::Int8(Arc::new(PackedInt8::pack(&stack.each_ref()))))
+            }
+            (Precision::Dense, Dense::F32) | (Precision::Full, _) => None,
         }
     }
 
-    fn backward(&self, [x, weight]: [&[f32]; 2], _: &[f32], grad: &[f32]) -> Gradients<2> {
-        let mut ternary = vec![0.0; weight.len()];
-        let mean = round_ternary(weight, &mut ternary);
-        ternary.iter_mut().for_each(|w| *w *= mean);
-        let (mut whole, scales) = self.rounded(x);
-        for (row, scale) in whole.chunks_exact_mut(self.0.inputs).zip(scales) {
-            row.iter_mut().for_each(|x| *x /= scale);
+    fn bytes(&self) -> usize {
+        match self {
+            Packed::Int8(matrix) => matrix.bytes(),
+            Packed::Ternary(matrix) => matrix.bytes(),
         }
-        let (dx, dw) = self.0.gradients(&whole, &ternary, grad);
-        [Some(dx), Some(dw)]
+    }
+
+    fn is_ternary(&self) -> bool {
+        matches!(self, Packed::Ternary(_))
     }
 }

@@ -11,6 +11,7 @@ pub mod norm;
 mod op;
 pub mod rope;
 pub mod rows;
+pub mod source;
 pub mod weights;
 
 use candle_nn::Module;

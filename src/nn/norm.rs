@@ -2,9 +2,12 @@
 
 use candle_core::{Result, Shape, Tensor};
 
-use super::op::{Gradients, Operation, apply1, apply2, apply3, columns};
+use super::op::{Gradients, Operation, apply1, apply2, apply3, columns, with_values};
 use super::weights::{Init, Weights};
 use crate::kernel::elementwise as kernel;
+
+/// Writes the normed row into its place.
+pub(crate) type NormRow<'a> = &'a (dyn Fn(&[f32], &mut [f32]) + Sync);
 
 /// `(x - mean) / sqrt(var + eps) * weight + bias` over rows of `[rows, dim]`.
 #[derive(Clone, Debug)]
@@ -24,6 +27,13 @@ impl LayerNorm {
     /// `[rows, dim]` to the same shape.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         apply3(LayerNormOperation { eps: self.eps }, [x, &self.weight, &self.bias])
+    }
+
+    /// Calls `work` with what norms one row.
+    pub(crate) fn with_row<R>(&self, work: impl FnOnce(NormRow<'_>) -> Result<R>) -> Result<R> {
+        with_values([&self.weight, &self.bias], |[weight, bias]| {
+            work(&|x, out| kernel::layer_norm(x, (weight, bias), self.eps, out))
+        })
     }
 }
 
@@ -68,6 +78,23 @@ impl RmsNorm {
     /// `[rows, k * dim]` to the same shape: each run of `dim` elements (a head, say) is normalised by itself.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         apply2(RmsNormOperation { eps: self.eps, offset: self.offset }, x, &self.weight)
+    }
+
+    /// Calls `work` with what norms one row.
+    pub(crate) fn with_row<R>(&self, work: impl FnOnce(NormRow<'_>) -> Result<R>) -> Result<R> {
+        with_values([&self.weight], |[weight]| {
+            work(&|x, out| kernel::rms_norm(x, weight, (self.eps, self.offset), out))
+        })
+    }
+
+    /// Calls `work` with what norms one row in place.
+    pub(crate) fn with_row_in_place<R>(
+        &self,
+        work: impl FnOnce(&(dyn Fn(&mut [f32]) + Sync)) -> Result<R>,
+    ) -> Result<R> {
+        with_values([&self.weight], |[weight]| {
+            work(&|row| kernel::rms_norm_in_place(row, weight, (self.eps, self.offset)))
+        })
     }
 }
 

@@ -17,8 +17,8 @@ use rand_chacha::ChaCha8Rng;
 use safetensors::tensor::{Metadata, TensorInfo};
 use safetensors::{Dtype, SafeTensors};
 
-use super::linear::WeightScale;
-use crate::kernel::ternary::TernaryMatrix;
+use super::linear::{Dense, WeightScale};
+use crate::kernel::ternary::{COLS_MAX, TernaryError, TernaryMatrix};
 
 /// What kept weights from being used.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +76,7 @@ pub enum Init {
 pub struct Weights {
     shared: Arc<Shared>,
     prefix: String,
+    dense: Dense,
 }
 
 struct Shared {
@@ -143,7 +144,7 @@ impl Weights {
     fn new(source: Source, mode: Mode) -> Self {
         let shared =
             Shared { source, mode, faults: Mutex::default(), used: Mutex::default(), variables: Mutex::default() };
-        Self { shared: Arc::new(shared), prefix: String::new() }
+        Self { shared: Arc::new(shared), prefix: String::new(), dense: Dense::default() }
     }
 
     /// Maps safetensors files; several (shards) are one namespace.
@@ -177,7 +178,17 @@ impl Weights {
 
     /// The place below this one: `weights.pp("layer").pp(3)`.
     pub fn pp(&self, segment: impl Display) -> Self {
-        Self { shared: self.shared.clone(), prefix: format!("{}{segment}.", self.prefix) }
+        Self { shared: self.shared.clone(), prefix: format!("{}{segment}.", self.prefix), dense: self.dense }
+    }
+
+    /// The same place, whose dense layers are held as `dense` in serving. Training keeps them f32.
+    pub fn holding(self, dense: Dense) -> Self {
+        Self { dense, ..self }
+    }
+
+    /// How dense layers read from here are held in serving.
+    pub fn dense(&self) -> Dense {
+        self.dense
     }
 
     /// Whether parameters are constants or variables here.
@@ -303,6 +314,12 @@ impl Weights {
         }
     }
 
+    /// The values of a constant, for layers that hold them in a form of their own; faults are noted as by
+    /// [`Weights::get`], and nothing takes their place.
+    pub(crate) fn values(&self, shape: &[usize], name: &str, init: Init) -> Option<Vec<f32>> {
+        self.floats(&self.full(name), shape, init).map_err(|fault| self.fault(fault)).ok()
+    }
+
     /// Makes these values the parameter `name`, for layers that convert what they read (packed weights to masters).
     pub(crate) fn variable(&self, name: &str, values: Vec<f32>, shape: &[usize]) -> Tensor {
         self.keep(self.full(name), values, shape)
@@ -341,11 +358,11 @@ impl Weights {
     }
 
     /// The ternary matrix `name` (`[outputs, inputs]`): unpacked from Hugging Face's bytes and `{name}_scale`, or
-    /// quantised from floats. Faults are noted as by [`Weights::get`].
+    /// quantised from floats. Faults are noted as by [`Weights::get`]; a matrix without rows takes its place.
     pub fn ternary(&self, outputs: usize, inputs: usize, name: &str, scale: WeightScale) -> TernaryMatrix {
         self.try_ternary(outputs, inputs, name, scale).unwrap_or_else(|fault| {
             self.fault(fault);
-            TernaryMatrix::from_f32(1, 1, &[0.0])
+            TernaryMatrix::from_f32(0, inputs.min(COLS_MAX), &[])
         })
     }
 
@@ -356,6 +373,9 @@ impl Weights {
         name: &str,
         scale: WeightScale,
     ) -> Result<TernaryMatrix, String> {
+        if inputs > COLS_MAX {
+            return Err(format!("{}: {}", self.full(name), TernaryError::Cols(inputs)));
+        }
         if !self.is_packed(name) {
             let values = self.floats(&self.full(name), &[outputs, inputs], Init::FanIn(0.7))?;
             return Ok(TernaryMatrix::from_f32(outputs, inputs, &values));

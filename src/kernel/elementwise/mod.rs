@@ -9,7 +9,7 @@ mod rotate;
 
 pub(crate) use activation::exp;
 pub use activation::{Activation, activate, activate_gradient, gate, gate_gradient};
-pub use norm::{layer_norm, layer_norm_gradient, rms_norm, rms_norm_gradient};
+pub use norm::{layer_norm, layer_norm_gradient, rms_norm, rms_norm_gradient, rms_norm_in_place};
 pub use rotate::{Angles, Pairing, rotate};
 
 use super::{micro::activation_scale, wide::wide};

@@ -66,6 +66,16 @@ wide! {
 }
 
 wide! {
+    /// RMSNorm of one row in place, see [`rms_norm`].
+    pub fn rms_norm_in_place(row: &mut [f32], weight: &[f32], settings: (f32, f32)) {
+        let ((eps, offset), dim) = (settings, weight.len());
+        assert_eq!(row.len(), dim, "a row has the weights' length");
+        let inverse = 1.0 / (dot(row, row) / dim as f32 + eps).sqrt();
+        for (y, &w) in row.iter_mut().zip(weight) { *y *= inverse * (w + offset); }
+    }
+}
+
+wide! {
     fn rms_norm_run(x: &[f32], weight: &[f32], settings: (f32, f32), out: &mut [f32]) {
         let ((eps, offset), dim) = (settings, weight.len());
         for (x, y) in x.chunks_exact(dim).zip(out.chunks_exact_mut(dim)) {

@@ -6,9 +6,10 @@ use crate::model::Observer;
 use crate::model::config::BertConfig;
 use crate::nn::activation::Activation;
 use crate::nn::attention::{Heads, Plan, attention};
-use crate::nn::linear::{Linear, Precision};
+use crate::nn::linear::{Linear, LinearFacts, Precision};
 use crate::nn::norm::LayerNorm;
 use crate::nn::rows;
+use crate::nn::source::Source;
 use crate::nn::weights::{Init, Weights};
 use candle_core::{Result, Tensor};
 use std::ops::Range;
@@ -24,9 +25,8 @@ pub(super) struct Bert {
 }
 
 struct Layer {
-    query: Linear,
-    key: Linear,
-    value: Linear,
+    /// `query`, `key`, `value`
+    qkv: Linear<3>,
     attended: Linear,
     attended_norm: LayerNorm,
     intermediate: Linear,
@@ -72,8 +72,8 @@ impl Bert {
         Ok(x)
     }
 
-    pub(super) fn linears(&self) -> Vec<&Linear> {
-        self.layers.iter().flat_map(Layer::linears).collect()
+    pub(super) fn facts(&self) -> Vec<LinearFacts> {
+        self.layers.iter().flat_map(Layer::facts).collect()
     }
 }
 
@@ -81,12 +81,10 @@ impl Layer {
     fn load(w: &Weights, config: &BertConfig) -> Layer {
         let (hidden, wide, eps) = (config.hidden_size, config.intermediate_size, config.layer_norm_eps);
         let (own, output) = (w.pp("attention").pp("self"), w.pp("attention").pp("output"));
-        let square = |w: &Weights, name| Linear::load(&w.pp(name), hidden, hidden, true, Precision::Dense);
+        let qkv = ["query", "key", "value"].map(|name| (own.pp(name), hidden));
         Layer {
-            query: square(&own, "query"),
-            key: square(&own, "key"),
-            value: square(&own, "value"),
-            attended: square(&output, "dense"),
+            qkv: Linear::stack(qkv, hidden, true, Precision::Dense),
+            attended: Linear::load(&output.pp("dense"), hidden, hidden, true, Precision::Dense),
             attended_norm: LayerNorm::load(&output.pp("LayerNorm"), hidden, eps),
             intermediate: Linear::load(&w.pp("intermediate").pp("dense"), hidden, wide, true, Precision::Dense),
             output: Linear::load(&w.pp("output").pp("dense"), wide, hidden, true, Precision::Dense),
@@ -96,14 +94,14 @@ impl Layer {
     }
 
     fn forward(&self, x: &Tensor, heads: Heads, plan: &Arc<Plan>) -> Result<Tensor> {
-        let (q, k, v) = (self.query.forward(x)?, self.key.forward(x)?, self.value.forward(x)?);
-        let attended = self.attended.forward(&attention(&q, &k, &v, heads, plan)?)?;
-        let x = self.attended_norm.forward(&(x + attended)?)?;
-        let wide = self.activation.apply(&self.intermediate.forward(&x)?)?;
-        self.output_norm.forward(&(&x + self.output.forward(&wide)?)?)
+        let [q, k, v] = self.qkv.products(Source::Rows(x))?;
+        let attended = self.attended.onto(x, Source::Rows(&attention(&q, &k, &v, heads, plan)?))?;
+        let x = self.attended_norm.forward(&attended)?;
+        let wide = self.intermediate.forward(&x)?; // [tokens, intermediate]
+        self.output_norm.forward(&self.output.onto(&x, Source::Activated(self.activation, &wide))?)
     }
 
-    fn linears(&self) -> [&Linear; 6] {
-        [&self.query, &self.key, &self.value, &self.attended, &self.intermediate, &self.output]
+    fn facts(&self) -> [LinearFacts; 4] {
+        [self.qkv.facts(), self.attended.facts(), self.intermediate.facts(), self.output.facts()]
     }
 }

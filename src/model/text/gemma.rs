@@ -7,9 +7,10 @@ use crate::model::Observer;
 use crate::model::config::{GemmaConfig, LayerKind};
 use crate::nn::activation::Activation;
 use crate::nn::attention::{Heads, Plan, attention};
-use crate::nn::linear::{Linear, Precision};
+use crate::nn::linear::{Linear, LinearFacts, Precision};
 use crate::nn::norm::RmsNorm;
 use crate::nn::rope::{Rotary, inverse_frequencies};
+use crate::nn::source::Source;
 use crate::nn::weights::{Init, Weights};
 use candle_core::{Result, Tensor};
 use std::ops::Range;
@@ -30,17 +31,16 @@ struct Layer {
     self_attn: Attention,
     post_attention_layernorm: RmsNorm,
     pre_feedforward_layernorm: RmsNorm,
-    gate_proj: Linear,
-    up_proj: Linear,
+    /// `gate_proj`, `up_proj`
+    gate_up: Linear<2>,
     down_proj: Linear,
     activation: Activation,
     post_feedforward_layernorm: RmsNorm,
 }
 
 struct Attention {
-    q_proj: Linear,
-    k_proj: Linear,
-    v_proj: Linear,
+    /// `q_proj`, `k_proj`, `v_proj`
+    qkv: Linear<3>,
     o_proj: Linear,
     q_norm: RmsNorm,
     k_norm: RmsNorm,
@@ -90,8 +90,8 @@ impl Gemma {
         self.norm.forward(&x)
     }
 
-    pub(super) fn linears(&self) -> Vec<&Linear> {
-        self.layers.iter().flat_map(Layer::linears).collect()
+    pub(super) fn facts(&self) -> Vec<LinearFacts> {
+        self.layers.iter().flat_map(Layer::facts).collect()
     }
 }
 
@@ -99,32 +99,31 @@ impl Layer {
     fn load(w: &Weights, config: &GemmaConfig, kind: LayerKind) -> Layer {
         let (hidden, wide, mlp) = (config.hidden_size, config.intermediate_size, w.pp("mlp"));
         let norm = |name| RmsNorm::load(&w.pp(name), hidden, config.rms_norm_eps, true);
-        let linear = |name, inputs, outputs| Linear::load(&mlp.pp(name), inputs, outputs, false, Precision::Dense);
+        let gate_up = ["gate_proj", "up_proj"].map(|name| (mlp.pp(name), wide));
         Layer {
             kind,
             input_layernorm: norm("input_layernorm"),
             self_attn: Attention::load(&w.pp("self_attn"), config),
             post_attention_layernorm: norm("post_attention_layernorm"),
             pre_feedforward_layernorm: norm("pre_feedforward_layernorm"),
-            gate_proj: linear("gate_proj", hidden, wide),
-            up_proj: linear("up_proj", hidden, wide),
-            down_proj: linear("down_proj", wide, hidden),
+            gate_up: Linear::stack(gate_up, hidden, false, Precision::Dense),
+            down_proj: Linear::load(&mlp.pp("down_proj"), wide, hidden, false, Precision::Dense),
             activation: Activation::from_name(&config.hidden_activation).unwrap_or(Activation::GeluTanh),
             post_feedforward_layernorm: norm("post_feedforward_layernorm"),
         }
     }
 
     fn forward(&self, x: &Tensor, view: &View) -> Result<Tensor> {
-        let attended = self.self_attn.forward(&self.input_layernorm.forward(x)?, view)?;
+        let attended = self.self_attn.forward(x, &self.input_layernorm, view)?;
         let x = (x + self.post_attention_layernorm.forward(&attended)?)?;
-        let y = self.pre_feedforward_layernorm.forward(&x)?;
-        let gated = self.activation.gate(&self.gate_proj.forward(&y)?, &self.up_proj.forward(&y)?)?;
-        &x + self.post_feedforward_layernorm.forward(&self.down_proj.forward(&gated)?)?
+        let [gate, up] = self.gate_up.products(Source::RmsNormed(&self.pre_feedforward_layernorm, &x))?;
+        let wide = self.down_proj.of(Source::Gated(self.activation, [&gate, &up], None))?;
+        &x + self.post_feedforward_layernorm.forward(&wide)?
     }
 
-    fn linears(&self) -> [&Linear; 7] {
-        let Attention { q_proj, k_proj, v_proj, o_proj, .. } = &self.self_attn;
-        [q_proj, k_proj, v_proj, o_proj, &self.gate_proj, &self.up_proj, &self.down_proj]
+    fn facts(&self) -> [LinearFacts; 4] {
+        let Attention { qkv, o_proj, .. } = &self.self_attn;
+        [qkv.facts(), o_proj.facts(), self.gate_up.facts(), self.down_proj.facts()]
     }
 }
 
@@ -132,14 +131,11 @@ impl Attention {
     fn load(w: &Weights, config: &GemmaConfig) -> Attention {
         let (hidden, head_dim) = (config.hidden_size, config.head_dim);
         let (wide, narrow) = (config.num_attention_heads * head_dim, config.num_key_value_heads * head_dim);
-        let linear =
-            |name, inputs, outputs| Linear::load(&w.pp(name), inputs, outputs, config.attention_bias, Precision::Dense);
+        let qkv = [("q_proj", wide), ("k_proj", narrow), ("v_proj", narrow)].map(|(name, outputs)| (w.pp(name), outputs));
         let norm = |name| RmsNorm::load(&w.pp(name), head_dim, config.rms_norm_eps, true);
         Attention {
-            q_proj: linear("q_proj", hidden, wide),
-            k_proj: linear("k_proj", hidden, narrow),
-            v_proj: linear("v_proj", hidden, narrow),
-            o_proj: linear("o_proj", wide, hidden),
+            qkv: Linear::stack(qkv, hidden, config.attention_bias, Precision::Dense),
+            o_proj: Linear::load(&w.pp("o_proj"), wide, hidden, config.attention_bias, Precision::Dense),
             q_norm: norm("q_norm"),
             k_norm: norm("k_norm"),
             head_dim,
@@ -151,10 +147,11 @@ impl Attention {
         }
     }
 
-    fn forward(&self, x: &Tensor, view: &View) -> Result<Tensor> {
-        let q = self.rotated(&self.q_proj.forward(x)?, &self.q_norm, self.heads.query, view)?;
-        let k = self.rotated(&self.k_proj.forward(x)?, &self.k_norm, self.heads.key_value, view)?;
-        let mixed = attention(&q, &k, &self.v_proj.forward(x)?, self.heads, &view.plan)?;
+    fn forward(&self, x: &Tensor, norm: &RmsNorm, view: &View) -> Result<Tensor> {
+        let [q, k, v] = self.qkv.products(Source::RmsNormed(norm, x))?;
+        let q = self.rotated(&q, &self.q_norm, self.heads.query, view)?;
+        let k = self.rotated(&k, &self.k_norm, self.heads.key_value, view)?;
+        let mixed = attention(&q, &k, &v, self.heads, &view.plan)?;
         self.o_proj.forward(&mixed)
     }
 

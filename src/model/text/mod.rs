@@ -8,7 +8,7 @@ pub mod modules;
 
 use super::config::TextConfig;
 use super::{Observer, unobserved};
-use crate::nn::linear::{Linear, Precision};
+use crate::nn::linear::{Linear, LinearFacts, Precision};
 use crate::nn::norm::l2_normalize;
 use crate::nn::rows;
 use crate::nn::weights::Weights;
@@ -100,13 +100,13 @@ impl TextEncoder {
         Ok(embedding)
     }
 
-    /// The linears, for counting.
-    pub fn linears(&self) -> Vec<&Linear> {
+    /// What the linears hold.
+    pub fn facts(&self) -> Vec<LinearFacts> {
         let mut all = match &self.body {
-            Body::Gemma(gemma) => gemma.linears(),
-            Body::Bert(bert) => bert.linears(),
+            Body::Gemma(gemma) => gemma.facts(),
+            Body::Bert(bert) => bert.facts(),
         };
-        all.extend(self.dense.iter().chain(&self.head));
+        all.extend(self.dense.iter().chain(&self.head).map(Linear::facts));
         all
     }
 }

@@ -87,7 +87,7 @@ impl Source {
     fn scale(&self) -> Option<WeightScale> {
         match self.config.precision() {
             Precision::Ternary(scale) => Some(scale),
-            Precision::Dense => None,
+            Precision::Dense | Precision::Full => None,
         }
     }
 

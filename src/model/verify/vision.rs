@@ -42,8 +42,12 @@ fn check_clip(trial: &mut Trial, encoder: &VisionEncoder, clip: &str) -> Result<
     let visual = encoder.observe(&views, &mut |stage, value| stages.push((stage.to_owned(), value.clone())))?;
     let places = visual.segments.first().map_or(0, |segment| segment.len());
     let rows = Ragged::full(pixels.len(), places);
-    for (stage, value) in stages {
-        trial.expect(&format!("{clip}.{stage}"), &rows.pad(&value)?, STAGE)?;
+    for (at, (stage, value)) in stages.iter().enumerate() {
+        trial.expect(&format!("{clip}.{stage}"), &rows.pad(value)?, STAGE)?;
+        // recorded is what the attention adds to the rows before it
+        if let Some(block) = stage.strip_prefix("attended") {
+            trial.expect(&format!("{clip}.attn{block}"), &rows.pad(&(value - &stages[at - 1].1)?)?, STAGE)?;
+        }
     }
     if let Some((pooled, logits)) = encoder.classify(&visual)? {
         trial.expect_tensor(&format!("{clip}.pooled"), &pooled, STAGE)?;

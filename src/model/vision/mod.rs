@@ -10,10 +10,11 @@ use super::{Observer, unobserved};
 use crate::input::Clip;
 use crate::nn::activation::Activation;
 use crate::nn::attention::{Heads, Plan, attention};
-use crate::nn::linear::{Linear, Precision};
+use crate::nn::linear::{Linear, LinearFacts, Precision};
 use crate::nn::norm::LayerNorm;
 use crate::nn::rope::Rotary;
 use crate::nn::rows;
+use crate::nn::source::Source;
 use crate::nn::weights::{Init, Weights};
 use candle_core::{Result, Tensor, bail};
 use ndarray::ArrayView4;
@@ -49,9 +50,8 @@ struct Layer {
 }
 
 struct Attention {
-    query: Linear,
-    key: Linear,
-    value: Linear,
+    /// `query`, `key`, `value`
+    qkv: Linear<3>,
     proj: Linear,
     heads: usize,
 }
@@ -87,7 +87,8 @@ impl VisionEncoder {
         self.observe(&pixels, &mut unobserved)
     }
 
-    /// [`forward`](Self::forward) over bare pixels, showing `patch_embed`, `attn0`, `layer0` ...
+    /// [`forward`](Self::forward) over bare pixels, showing `patch_embed`, `attended0` (before the first block's
+    /// MLP), `layer0` ...
     pub fn observe(&self, clips: &[ArrayView4<f32>], observer: &mut Observer) -> Result<Visual> {
         let steps = clips.iter().map(|clip| self.check(clip)).collect::<Result<Vec<_>>>()?;
         let segments = self.segments(&steps);
@@ -99,10 +100,10 @@ impl VisionEncoder {
         }
         observer("patch_embed", &x);
         for (i, layer) in self.layers.iter().enumerate() {
-            let attended = layer.attention.forward(&layer.norm1.forward(&x)?, &rotary, &plan)?;
-            observer(&format!("attn{i}"), &attended);
-            x = (x + attended)?;
-            x = (&x + layer.mlp.forward(&layer.norm2.forward(&x)?)?)?;
+            let mixed = layer.attention.mixed(&x, &layer.norm1, &rotary, &plan)?;
+            x = layer.attention.proj.onto(&x, Source::Rows(&mixed))?;
+            observer(&format!("attended{i}"), &x);
+            x = layer.mlp.onto(&x, &layer.norm2)?;
             observer(&format!("layer{i}"), &x);
         }
         let tokens = self.layernorm.forward(&x)?;
@@ -115,9 +116,9 @@ impl VisionEncoder {
         self.classifier.as_ref().map(|classifier| classifier.forward(visual)).transpose()
     }
 
-    /// The linears, for counting.
-    pub fn linears(&self) -> impl Iterator<Item = &Linear> {
-        self.layers.iter().flat_map(Layer::linears).chain(self.stem.linears())
+    /// What the linears hold.
+    pub fn facts(&self) -> Vec<LinearFacts> {
+        self.layers.iter().flat_map(Layer::facts).chain(self.stem.facts()).collect()
     }
 
     fn check(&self, clip: &ArrayView4<f32>) -> Result<usize> {
@@ -169,30 +170,29 @@ impl Layer {
         }
     }
 
-    fn linears(&self) -> impl Iterator<Item = &Linear> {
-        let Attention { query, key, value, proj, .. } = &self.attention;
-        [query, key, value, proj, &self.mlp.fc1, &self.mlp.fc2].into_iter()
+    fn facts(&self) -> [LinearFacts; 4] {
+        let Attention { qkv, proj, .. } = &self.attention;
+        [qkv.facts(), proj.facts(), self.mlp.fc1.facts(), self.mlp.fc2.facts()]
     }
 }
 
 impl Attention {
     fn load(w: &Weights, config: &VisionConfig) -> Attention {
-        let linear =
-            |name, bias| Linear::load(&w.pp(name), config.hidden_size, config.hidden_size, bias, Precision::Dense);
+        let hidden = config.hidden_size;
+        let places = ["query", "key", "value"].map(|name| (w.pp(name), hidden));
         Attention {
-            query: linear("query", config.qkv_bias),
-            key: linear("key", config.qkv_bias),
-            value: linear("value", config.qkv_bias),
-            proj: linear("proj", true),
+            qkv: Linear::stack(places, hidden, config.qkv_bias, Precision::Dense),
+            proj: Linear::load(&w.pp("proj"), hidden, hidden, true, Precision::Dense),
             heads: config.num_attention_heads,
         }
     }
 
-    fn forward(&self, x: &Tensor, rotary: &Rotary, plan: &Arc<Plan>) -> Result<Tensor> {
-        let query = rotary.apply(&self.query.forward(x)?, self.heads)?; // [tokens, heads * head_dim]
-        let key = rotary.apply(&self.key.forward(x)?, self.heads)?;
-        let mixed = attention(&query, &key, &self.value.forward(x)?, even_heads(&query, self.heads)?, plan)?;
-        self.proj.forward(&mixed)
+    /// The rows that `proj` takes: `x` is the block's input.
+    fn mixed(&self, x: &Tensor, norm: &LayerNorm, rotary: &Rotary, plan: &Arc<Plan>) -> Result<Tensor> {
+        let [query, key, value] = self.qkv.products(Source::LayerNormed(norm, x))?;
+        let query = rotary.apply(&query, self.heads)?; // [tokens, heads * head_dim]
+        let key = rotary.apply(&key, self.heads)?;
+        attention(&query, &key, &value, even_heads(&query, self.heads)?, plan)
     }
 }
 
@@ -212,7 +212,9 @@ impl Mlp {
         }
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.fc2.forward(&self.activation.apply(&self.fc1.forward(x)?)?)
+    /// `x + mlp(norm(x))`
+    fn onto(&self, x: &Tensor, norm: &LayerNorm) -> Result<Tensor> {
+        let wide = self.fc1.of(Source::LayerNormed(norm, x))?; // [tokens, intermediate]
+        self.fc2.onto(x, Source::Activated(self.activation, &wide))
     }
 }

@@ -93,8 +93,7 @@ impl PoolerBlock {
     }
 
     fn finish(&self, x: &Tensor, attended: Tensor) -> Result<Tensor> {
-        let x = (x + attended)?;
-        &x + self.mlp.forward(&self.layer_norm2.forward(&x)?)?
+        self.mlp.onto(&(x + attended)?, &self.layer_norm2)
     }
 }
 

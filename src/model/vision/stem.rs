@@ -5,7 +5,7 @@
 
 use crate::model::config::{self, Convolution, VisionConfig};
 use crate::nn::activation::Activation;
-use crate::nn::linear::{Linear, Precision};
+use crate::nn::linear::{Linear, LinearFacts, Precision};
 use crate::nn::rows;
 use crate::nn::weights::{Init, Weights};
 use candle_core::{Device, Result, Tensor};
@@ -84,12 +84,11 @@ impl Stem {
         }
     }
 
-    pub(super) fn linears(&self) -> impl Iterator<Item = &Linear> {
-        let conv = match self {
-            Stem::Patches { .. } => None,
-            Stem::Conv(conv) => Some([&conv.first, &conv.second, &conv.proj]),
-        };
-        conv.into_iter().flatten()
+    pub(super) fn facts(&self) -> Vec<LinearFacts> {
+        match self {
+            Stem::Patches { .. } => Vec::new(),
+            Stem::Conv(conv) => vec![conv.first.facts(), conv.second.facts(), conv.proj.facts()],
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use super::config::DecoderConfig;
 use super::llama::{Cache, Llama, Sequence};
 use super::unobserved;
 use crate::nn::attention::{Block, Mask, Plan};
-use crate::nn::linear::{Linear, LinearFacts, Precision};
+use crate::nn::linear::{Linear, LayerFacts, Precision};
 use crate::nn::rows;
 use crate::nn::weights::Weights;
 use candle_core::{Result, Tensor, bail};
@@ -74,7 +74,7 @@ impl Decoder {
     }
 
     /// What the linears hold.
-    pub fn facts(&self) -> Vec<LinearFacts> {
+    pub fn facts(&self) -> Vec<LayerFacts> {
         self.llama.facts().into_iter().chain([self.prefix.facts()]).collect()
     }
 

@@ -4,7 +4,7 @@ use super::bundle::{Bundle, BundleError, Part};
 use super::config::{LlamaConfig, TextConfig, VlJepaConfig};
 use crate::embedding::Space;
 use crate::kernel::isa;
-use crate::nn::linear::{LinearFacts, Precision};
+use crate::nn::linear::{LayerFacts, Precision};
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 use serde::Serialize;
@@ -61,7 +61,7 @@ impl ModelFacts {
     /// Gathers the facts; `linears` gives each part's loaded linears.
     pub(super) fn gather(
         bundle: &Bundle,
-        linears: impl Fn(Part) -> Vec<LinearFacts>,
+        linears: impl Fn(Part) -> Vec<LayerFacts>,
         space: Space,
     ) -> Result<ModelFacts, BundleError> {
         let config = &bundle.config;
@@ -84,7 +84,7 @@ impl ModelFacts {
 }
 
 impl PartFacts {
-    fn gather(bundle: &Bundle, part: Part, linears: &[LinearFacts]) -> Result<PartFacts, BundleError> {
+    fn gather(bundle: &Bundle, part: Part, linears: &[LayerFacts]) -> Result<PartFacts, BundleError> {
         let (mut parameters, mut bytes_on_disk) = (0, 0);
         for name in bundle.weight_files(part)? {
             let fault = |source| BundleError::File { file: bundle.files().describe(&name), source };

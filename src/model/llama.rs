@@ -7,11 +7,12 @@ use super::Observer;
 use super::config::LlamaConfig;
 use crate::nn::activation::Activation;
 use crate::nn::attention::{Heads, Plan, attention};
-use crate::nn::linear::{Linear, LinearFacts, Precision};
+use crate::nn::linear::{Linear, LayerFacts, Precision};
 use crate::nn::norm::RmsNorm;
 use crate::nn::rope::Rotary;
 use crate::nn::rows;
 use crate::nn::source::Source;
+use crate::nn::table::Table;
 use crate::nn::weights::{Init, Weights};
 use candle_core::{Result, Tensor, bail};
 use std::ops::Range;
@@ -21,12 +22,17 @@ use std::sync::Arc;
 pub struct Llama {
     /// Sizes and settings.
     pub config: LlamaConfig,
-    embed_tokens: Tensor,
+    embed_tokens: Table,
     layers: Vec<Layer>,
     norm: RmsNorm,
-    /// Absent: the embedding is the head.
-    lm_head: Option<Linear>,
+    /// Scores over the vocabulary, the embedding's weights where they are tied; a stack that speaks no words has none.
+    lm_head: Option<Head>,
     inverse_frequencies: Vec<f32>,
+}
+
+struct Head {
+    linear: Linear,
+    tied: bool,
 }
 
 /// Where the rows stand and which rows each of them sees.
@@ -65,18 +71,25 @@ struct Mlp {
 }
 
 impl Llama {
-    /// Reads the stack. Faults are noted in `weights`.
+    /// Reads the stack with its output head. Faults are noted in `weights`.
     pub fn load(weights: &Weights, config: &LlamaConfig) -> Llama {
+        // asked for where the config says that there is one, so that its absence is a fault
+        let tied = config.tie_word_embeddings != Some(false) && !weights.has("lm_head.weight");
+        let place = if tied { weights.pp("model").pp("embed_tokens") } else { weights.pp("lm_head") };
+        let silent = Llama::load_silent(weights, config);
+        let linear = Linear::load(&place, config.hidden_size, config.vocab_size, false, Precision::Dense);
+        Llama { lm_head: Some(Head { linear, tied }), ..silent }
+    }
+
+    /// Reads the stack alone, which speaks no words. Faults are noted in `weights`.
+    pub fn load_silent(weights: &Weights, config: &LlamaConfig) -> Llama {
         let w = weights.pp("model");
         let (vocabulary, hidden) = (config.vocab_size, config.hidden_size);
-        // asked for where the config says that there is one, so that its absence is a fault
-        let untied = config.tie_word_embeddings == Some(false) || weights.has("lm_head.weight");
-        let head = || Linear::load(&weights.pp("lm_head"), hidden, vocabulary, false, Precision::Dense);
         Llama {
-            embed_tokens: w.pp("embed_tokens").get(&[vocabulary, hidden], "weight", Init::Normal(0.6)),
+            embed_tokens: Table::load(&w.pp("embed_tokens"), vocabulary, hidden, Init::Normal(0.6)),
             layers: (0..config.num_hidden_layers).map(|i| Layer::load(&w.pp("layers").pp(i), config)).collect(),
             norm: RmsNorm::load(&w.pp("norm"), hidden, config.rms_norm_eps, false),
-            lm_head: untied.then(head),
+            lm_head: None,
             inverse_frequencies: config.inverse_frequencies(),
             config: config.clone(),
         }
@@ -84,11 +97,7 @@ impl Llama {
 
     /// Rows of the token embedding, `[ids, hidden]`.
     pub fn embed(&self, ids: &[u32]) -> Result<Tensor> {
-        let vocabulary = self.config.vocab_size;
-        if let Some(id) = ids.iter().find(|&&id| id as usize >= vocabulary) {
-            bail!("token id {id} is outside the vocabulary of {vocabulary}");
-        }
-        rows::gather(&self.embed_tokens, ids)
+        self.embed_tokens.gather(ids)
     }
 
     /// Rows at `positions` that see each other as `plan` says.
@@ -123,8 +132,8 @@ impl Llama {
     /// Scores over the vocabulary of normalised rows, `[n, vocabulary]`.
     pub fn logits(&self, x: &Tensor) -> Result<Tensor> {
         match &self.lm_head {
-            Some(head) => head.forward(x),
-            None => x.matmul(&self.embed_tokens.t()?),
+            Some(head) => head.linear.forward(x),
+            None => bail!("the stack has no output head"),
         }
     }
 
@@ -138,12 +147,17 @@ impl Llama {
         &self.inverse_frequencies
     }
 
-    /// What the linears of the blocks hold.
-    pub fn facts(&self) -> Vec<LinearFacts> {
+    /// What the embedding, the blocks' linears and the head hold.
+    pub fn facts(&self) -> Vec<LayerFacts> {
+        let head = self.lm_head.iter().map(|Head { linear, tied }| {
+            let facts = linear.facts();
+            // tied parameters are the embedding's, held a second time in a form to multiply with
+            LayerFacts { parameters: if *tied { 0 } else { facts.parameters }, ..facts }
+        });
         let of = |Layer { self_attn, mlp, .. }: &Layer| {
             [self_attn.qkv.facts(), self_attn.o_proj.facts(), mlp.gate_up.facts(), mlp.down_proj.facts()]
         };
-        self.layers.iter().flat_map(of).collect()
+        self.layers.iter().flat_map(of).chain(head).chain([self.embed_tokens.facts()]).collect()
     }
 }
 

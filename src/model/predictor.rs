@@ -5,12 +5,12 @@
 //! once a question. Prefix (ours): visual tokens see visual tokens only and each question sees them and itself, so all
 //! questions about a clip share one visual pass, with the same result as one question at a time.
 
-use super::config::{LlamaConfig, Pool, PredictorConfig, VisionConfig, VisualAttention, VisualPosition};
+use super::config::{Pool, PredictorConfig, VisionConfig, VisualAttention, VisualPosition};
 use super::llama::Llama;
 use super::vision::Visual;
 use super::{Observer, unobserved};
 use crate::nn::attention::{Block, Mask, Plan};
-use crate::nn::linear::{Linear, LinearFacts, Precision};
+use crate::nn::linear::{Linear, LayerFacts, Precision};
 use crate::nn::norm::{LayerNorm, l2_normalize};
 use crate::nn::rows;
 use crate::nn::source::Source;
@@ -49,10 +49,9 @@ impl Predictor {
     /// Reads the predictor for visual tokens of `vision`. Faults are noted in `weights`.
     pub fn load(weights: &Weights, config: &PredictorConfig, vision: &VisionConfig, shared_dim: usize) -> Predictor {
         let (seen, hidden) = (vision.hidden_size, config.llama.hidden_size);
-        // a predictor speaks no words: a stack that was published with an output head comes without it
-        let stack = LlamaConfig { tie_word_embeddings: None, ..config.llama.clone() };
         Predictor {
-            llama: Llama::load(weights, &stack),
+            // a predictor speaks no words: a stack that was published with an output head comes without it
+            llama: Llama::load_silent(weights, &config.llama),
             vision_norm: config.vision_norm.then(|| LayerNorm::load(&weights.pp("vision_norm"), seen, 1e-6)),
             vision_proj: Linear::load(&weights.pp("vision_proj"), seen, hidden, true, Precision::Dense),
             head: Linear::load(&weights.pp("head"), hidden, shared_dim, true, Precision::Full),
@@ -99,7 +98,7 @@ impl Predictor {
     }
 
     /// What the linears hold.
-    pub fn facts(&self) -> Vec<LinearFacts> {
+    pub fn facts(&self) -> Vec<LayerFacts> {
         self.llama.facts().into_iter().chain([self.vision_proj.facts(), self.head.facts()]).collect()
     }
 

@@ -18,6 +18,8 @@ use crate::kernel::packed::{Output, PackedMatrix};
 use crate::kernel::quantize::QuantizedRows;
 
 mod gradient;
+#[cfg(test)]
+mod tests;
 
 /// What the `weight_scale` of a packed checkpoint means; its quantization_config says which.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +86,7 @@ pub struct Integers {
 
 /// What layers hold, counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LinearFacts {
+pub struct LayerFacts {
     /// Weights and biases.
     pub parameters: usize,
     /// Bytes that they take in memory.
@@ -186,7 +188,7 @@ impl<const N: usize> Linear<N> {
     }
 
     /// What the layers hold.
-    pub fn facts(&self) -> LinearFacts {
+    pub fn facts(&self) -> LayerFacts {
         let weights = self.inputs * self.outputs.iter().sum::<usize>();
         let (biases, bytes, is_ternary) = match &self.held {
             Held::Tape { biases, ternary, .. } => {
@@ -196,7 +198,7 @@ impl<const N: usize> Linear<N> {
                 (biases.iter().flatten().map(Vec::len).sum::<usize>(), weights.bytes(), weights.is_ternary())
             }
         };
-        LinearFacts { parameters: weights + biases, bytes: bytes + biases * size_of::<f32>(), is_ternary }
+        LayerFacts { parameters: weights + biases, bytes: bytes + biases * size_of::<f32>(), is_ternary }
     }
 
     /// Rounds the rows of `source` into this thread's memory and hands them to `work`.
@@ -219,8 +221,10 @@ impl<const N: usize> Linear<N> {
         residual: Option<&[f32]>,
     ) -> Result<[Tensor; N]> {
         let mut values = self.outputs.map(|outputs| vec![0.0; rows.rows() * outputs]);
-        let output = |(values, bias): (_, &'_ Option<Vec<f32>>)| Output { values, bias: bias.as_deref(), residual };
-        let mut outputs: Vec<Output<'_>> = values.iter_mut().map(Vec::as_mut_slice).zip(biases).map(output).collect();
+        let mut outputs: Vec<Output<'_>> = Vec::with_capacity(N);
+        for (values, bias) in values.iter_mut().zip(biases) {
+            outputs.push(Output { values, bias: bias.as_deref(), residual });
+        }
         match weights {
             Packed::Int8(matrix) => matrix.multiply(rows, &mut outputs),
             Packed::Ternary(matrix) => matrix.multiply(rows, &mut outputs),

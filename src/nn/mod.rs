@@ -12,6 +12,7 @@ mod op;
 pub mod rope;
 pub mod rows;
 pub mod source;
+pub mod table;
 pub mod weights;
 
 use candle_nn::Module;

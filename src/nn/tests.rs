@@ -91,7 +91,7 @@ fn a_ternary_layer_serves_what_it_trained() {
     assert!(gap < 1e-5, "{gap}");
     let integers = served.integers(&x).expect("integers").expect("ternary");
     assert_eq!((integers.act_int8.len(), integers.acc_i32.len()), (240, 78));
-    assert!(served.bytes() < 40 * 13 * 4, "{} bytes: no f32 copy", served.bytes());
+    assert!(served.facts().bytes < 40 * 13 * 4, "{:?}: no f32 copy", served.facts());
 }
 
 #[test]

@@ -320,6 +320,34 @@ impl Weights {
         self.floats(&self.full(name), shape, init).map_err(|fault| self.fault(fault)).ok()
     }
 
+    /// Whether `name` can be read row by row where it is stored: floats of this shape in a file, outside training.
+    pub(crate) fn stays_stored(&self, shape: &[usize], name: &str) -> bool {
+        let name = self.full(name);
+        let stored = self.stored(&name).filter(|_| self.shared.mode == Mode::Infer);
+        let fits = stored.is_some_and(|stored| stored.shape == shape && element_bytes(stored.dtype).is_some());
+        if fits {
+            locked(&self.shared.used).insert(name);
+        }
+        fits
+    }
+
+    /// Rows of `columns` floats that [`Weights::stays_stored`] found, one after the other; none beyond the last.
+    pub(crate) fn stored_rows(&self, name: &str, columns: usize, rows: &[u32]) -> Option<Vec<f32>> {
+        let Stored { dtype, shape, data } = self.stored(&self.full(name))?;
+        let row_bytes = columns * element_bytes(dtype)?;
+        let mut values = Vec::with_capacity(rows.len() * columns);
+        for &row in rows {
+            let start = row as usize * row_bytes;
+            values.extend(to_f32(&Stored { dtype, shape, data: data.get(start..start + row_bytes)? })?);
+        }
+        Some(values)
+    }
+
+    /// Bytes of one tensor in its file; 0 where there is none.
+    pub(crate) fn stored_bytes(&self, name: &str) -> usize {
+        self.stored(&self.full(name)).map_or(0, |stored| stored.data.len())
+    }
+
     /// Makes these values the parameter `name`, for layers that convert what they read (packed weights to masters).
     pub(crate) fn variable(&self, name: &str, values: Vec<f32>, shape: &[usize]) -> Tensor {
         self.keep(self.full(name), values, shape)
@@ -417,6 +445,16 @@ impl Weights {
 fn absent(shape: &[usize]) -> Tensor {
     let zero = Tensor::zeros(1, DType::F32, &Device::Cpu).and_then(|zero| zero.broadcast_as(shape));
     zero.expect("one zero can stand for any shape")
+}
+
+/// Bytes of one number of a float type that can be read.
+fn element_bytes(dtype: Dtype) -> Option<usize> {
+    match dtype {
+        Dtype::F64 => Some(8),
+        Dtype::F32 => Some(4),
+        Dtype::BF16 | Dtype::F16 => Some(2),
+        _ => None,
+    }
 }
 
 fn to_f32(stored: &Stored<'_>) -> Option<Vec<f32>> {

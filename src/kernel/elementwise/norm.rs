@@ -71,7 +71,7 @@ wide! {
         let ((eps, offset), dim) = (settings, weight.len());
         assert_eq!(row.len(), dim, "a row has the weights' length");
         let inverse = 1.0 / (dot(row, row) / dim as f32 + eps).sqrt();
-        for (y, &w) in row.iter_mut().zip(weight) { *y *= inverse * (w + offset); }
+        for (y, &w) in row.iter_mut().zip(weight) { *y = *y * inverse * (w + offset); }
     }
 }
 

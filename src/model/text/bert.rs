@@ -1,22 +1,22 @@
 //! BERT as MiniLM uses it: word, position and type embeddings, post-norm blocks, exact GELU. Hugging Face's names,
 //! with or without `bert.`; the checkpoint's own pooler is left alone.
 
-use super::embed;
 use crate::model::Observer;
 use crate::model::config::BertConfig;
 use crate::nn::activation::Activation;
 use crate::nn::attention::{Heads, Plan, attention};
-use crate::nn::linear::{Linear, LinearFacts, Precision};
+use crate::nn::linear::{Linear, LayerFacts, Precision};
 use crate::nn::norm::LayerNorm;
 use crate::nn::rows;
 use crate::nn::source::Source;
+use crate::nn::table::Table;
 use crate::nn::weights::{Init, Weights};
 use candle_core::{Result, Tensor};
 use std::ops::Range;
 use std::sync::Arc;
 
 pub(super) struct Bert {
-    word_embeddings: Tensor,
+    word_embeddings: Table,
     position_embeddings: Tensor,
     token_type_embeddings: Tensor,
     norm: LayerNorm,
@@ -42,7 +42,7 @@ impl Bert {
         let table = |name, count, std| w.pp(name).get(&[count, hidden], "weight", Init::Normal(std));
         let head_dim = hidden / config.num_attention_heads;
         Bert {
-            word_embeddings: table("word_embeddings", config.vocab_size, 0.6),
+            word_embeddings: Table::load(&w.pp("word_embeddings"), config.vocab_size, hidden, Init::Normal(0.6)),
             position_embeddings: table("position_embeddings", config.max_position_embeddings, 0.1),
             token_type_embeddings: table("token_type_embeddings", config.type_vocab_size, 0.02),
             norm: LayerNorm::load(&w.pp("LayerNorm"), hidden, config.layer_norm_eps),
@@ -59,7 +59,7 @@ impl Bert {
 
     pub(super) fn forward(&self, ids: &[u32], texts: &[Range<usize>], observer: &mut Observer) -> Result<Tensor> {
         let places: Vec<u32> = texts.iter().flat_map(|text| 0..text.len() as u32).collect();
-        let words = embed(&self.word_embeddings, ids)?;
+        let words = self.word_embeddings.gather(ids)?;
         let types = rows::gather(&self.token_type_embeddings, &vec![0; ids.len()])?;
         let x = ((words + rows::gather(&self.position_embeddings, &places)?)? + types)?;
         let mut x = self.norm.forward(&x)?; // [tokens, hidden]
@@ -72,8 +72,8 @@ impl Bert {
         Ok(x)
     }
 
-    pub(super) fn facts(&self) -> Vec<LinearFacts> {
-        self.layers.iter().flat_map(Layer::facts).collect()
+    pub(super) fn facts(&self) -> Vec<LayerFacts> {
+        self.layers.iter().flat_map(Layer::facts).chain([self.word_embeddings.facts()]).collect()
     }
 }
 
@@ -101,7 +101,7 @@ impl Layer {
         self.output_norm.forward(&self.output.onto(&x, Source::Activated(self.activation, &wide))?)
     }
 
-    fn facts(&self) -> [LinearFacts; 4] {
+    fn facts(&self) -> [LayerFacts; 4] {
         [self.qkv.facts(), self.attended.facts(), self.intermediate.facts(), self.output.facts()]
     }
 }

@@ -2,22 +2,22 @@
 //! multiplies by 1 + w (also on each head's query and key), four norms a block, tanh-GELU gate, sliding windows with
 //! every n-th layer full and a rotation of its own for each kind. Hugging Face's names, with or without `model.`.
 
-use super::embed;
 use crate::model::Observer;
 use crate::model::config::{GemmaConfig, LayerKind};
 use crate::nn::activation::Activation;
 use crate::nn::attention::{Heads, Plan, attention};
-use crate::nn::linear::{Linear, LinearFacts, Precision};
+use crate::nn::linear::{Linear, LayerFacts, Precision};
 use crate::nn::norm::RmsNorm;
 use crate::nn::rope::{Rotary, inverse_frequencies};
 use crate::nn::source::Source;
+use crate::nn::table::Table;
 use crate::nn::weights::{Init, Weights};
 use candle_core::{Result, Tensor};
 use std::ops::Range;
 use std::sync::Arc;
 
 pub(super) struct Gemma {
-    embed_tokens: Tensor,
+    embed_tokens: Table,
     layers: Vec<Layer>,
     norm: RmsNorm,
     full: Vec<f32>,
@@ -58,10 +58,9 @@ impl Gemma {
     pub(super) fn load(weights: &Weights, config: &GemmaConfig) -> Gemma {
         let w = if weights.has_prefix("model.") { weights.pp("model") } else { weights.clone() };
         let frequencies = |kind| inverse_frequencies(config.head_dim, config.theta(kind));
-        let table = [config.vocab_size, config.hidden_size];
         let layer = |i| Layer::load(&w.pp("layers").pp(i), config, config.layer_kind(i));
         Gemma {
-            embed_tokens: w.pp("embed_tokens").get(&table, "weight", Init::Normal(0.02)),
+            embed_tokens: Table::load(&w.pp("embed_tokens"), config.vocab_size, config.hidden_size, Init::Normal(0.02)),
             layers: (0..config.num_hidden_layers).map(layer).collect(),
             norm: RmsNorm::load(&w.pp("norm"), config.hidden_size, config.rms_norm_eps, true),
             full: frequencies(LayerKind::Full),
@@ -78,7 +77,7 @@ impl Gemma {
         };
         let full = view(&self.full, Plan::full(texts));
         let sliding = view(&self.sliding, Plan::window(texts, self.window));
-        let embedded = embed(&self.embed_tokens, ids)?; // [tokens, hidden]
+        let embedded = self.embed_tokens.gather(ids)?; // [tokens, hidden]
         let scale = (embedded.dim(1)? as f64).sqrt();
         let mut x = (embedded * scale)?;
         observer("embed", &x);
@@ -90,8 +89,8 @@ impl Gemma {
         self.norm.forward(&x)
     }
 
-    pub(super) fn facts(&self) -> Vec<LinearFacts> {
-        self.layers.iter().flat_map(Layer::facts).collect()
+    pub(super) fn facts(&self) -> Vec<LayerFacts> {
+        self.layers.iter().flat_map(Layer::facts).chain([self.embed_tokens.facts()]).collect()
     }
 }
 
@@ -121,7 +120,7 @@ impl Layer {
         &x + self.post_feedforward_layernorm.forward(&wide)?
     }
 
-    fn facts(&self) -> [LinearFacts; 4] {
+    fn facts(&self) -> [LayerFacts; 4] {
         let Attention { qkv, o_proj, .. } = &self.self_attn;
         [qkv.facts(), o_proj.facts(), self.gate_up.facts(), self.down_proj.facts()]
     }

@@ -8,7 +8,7 @@ pub mod modules;
 
 use super::config::TextConfig;
 use super::{Observer, unobserved};
-use crate::nn::linear::{Linear, LinearFacts, Precision};
+use crate::nn::linear::{Linear, LayerFacts, Precision};
 use crate::nn::norm::l2_normalize;
 use crate::nn::rows;
 use crate::nn::weights::Weights;
@@ -101,7 +101,7 @@ impl TextEncoder {
     }
 
     /// What the linears hold.
-    pub fn facts(&self) -> Vec<LinearFacts> {
+    pub fn facts(&self) -> Vec<LayerFacts> {
         let mut all = match &self.body {
             Body::Gemma(gemma) => gemma.facts(),
             Body::Bert(bert) => bert.facts(),
@@ -120,13 +120,4 @@ fn ragged(texts: &[&[u32]]) -> (Vec<u32>, Vec<Range<usize>>) {
         start..end
     };
     (texts.concat(), texts.iter().map(&mut segment).collect())
-}
-
-/// Rows of a token embedding, refusing ids outside it.
-fn embed(table: &Tensor, ids: &[u32]) -> Result<Tensor> {
-    let vocabulary = table.dim(0)?;
-    if let Some(id) = ids.iter().find(|&&id| id as usize >= vocabulary) {
-        bail!("token id {id} is outside the vocabulary of {vocabulary}");
-    }
-    rows::gather(table, ids)
 }

@@ -10,7 +10,7 @@ use super::{Observer, unobserved};
 use crate::input::Clip;
 use crate::nn::activation::Activation;
 use crate::nn::attention::{Heads, Plan, attention};
-use crate::nn::linear::{Linear, LinearFacts, Precision};
+use crate::nn::linear::{Linear, LayerFacts, Precision};
 use crate::nn::norm::LayerNorm;
 use crate::nn::rope::Rotary;
 use crate::nn::rows;
@@ -117,7 +117,7 @@ impl VisionEncoder {
     }
 
     /// What the linears hold.
-    pub fn facts(&self) -> Vec<LinearFacts> {
+    pub fn facts(&self) -> Vec<LayerFacts> {
         self.layers.iter().flat_map(Layer::facts).chain(self.stem.facts()).collect()
     }
 
@@ -170,7 +170,7 @@ impl Layer {
         }
     }
 
-    fn facts(&self) -> [LinearFacts; 4] {
+    fn facts(&self) -> [LayerFacts; 4] {
         let Attention { qkv, proj, .. } = &self.attention;
         [qkv.facts(), proj.facts(), self.mlp.fc1.facts(), self.mlp.fc2.facts()]
     }

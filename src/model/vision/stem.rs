@@ -5,7 +5,7 @@
 
 use crate::model::config::{self, Convolution, VisionConfig};
 use crate::nn::activation::Activation;
-use crate::nn::linear::{Linear, LinearFacts, Precision};
+use crate::nn::linear::{Linear, LayerFacts, Precision};
 use crate::nn::rows;
 use crate::nn::weights::{Init, Weights};
 use candle_core::{Device, Result, Tensor};
@@ -84,7 +84,7 @@ impl Stem {
         }
     }
 
-    pub(super) fn facts(&self) -> Vec<LinearFacts> {
+    pub(super) fn facts(&self) -> Vec<LayerFacts> {
         match self {
             Stem::Patches { .. } => Vec::new(),
             Stem::Conv(conv) => vec![conv.first.facts(), conv.second.facts(), conv.proj.facts()],

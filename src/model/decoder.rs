@@ -6,7 +6,7 @@ use super::config::DecoderConfig;
 use super::llama::{Cache, Llama, Sequence};
 use super::unobserved;
 use crate::nn::attention::{Block, Mask, Plan};
-use crate::nn::linear::{Linear, LayerFacts, Precision};
+use crate::nn::linear::{LayerFacts, Linear, Precision};
 use crate::nn::rows;
 use crate::nn::weights::Weights;
 use candle_core::{Result, Tensor, bail};

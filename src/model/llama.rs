@@ -7,7 +7,7 @@ use super::Observer;
 use super::config::LlamaConfig;
 use crate::nn::activation::Activation;
 use crate::nn::attention::{Heads, Plan, attention};
-use crate::nn::linear::{Linear, LayerFacts, Precision};
+use crate::nn::linear::{LayerFacts, Linear, Precision};
 use crate::nn::norm::RmsNorm;
 use crate::nn::rope::Rotary;
 use crate::nn::rows;

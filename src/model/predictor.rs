@@ -10,7 +10,7 @@ use super::llama::Llama;
 use super::vision::Visual;
 use super::{Observer, unobserved};
 use crate::nn::attention::{Block, Mask, Plan};
-use crate::nn::linear::{Linear, LayerFacts, Precision};
+use crate::nn::linear::{LayerFacts, Linear, Precision};
 use crate::nn::norm::{LayerNorm, l2_normalize};
 use crate::nn::rows;
 use crate::nn::source::Source;

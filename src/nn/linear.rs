@@ -13,9 +13,10 @@ use self::gradient::{Product, Sizes, StraightThrough};
 use super::op::{apply2, apply3, with_values};
 use super::source::Source;
 use super::weights::{Init, Mode, Weights};
-use crate::kernel::int8::{Int8Matrix, PackedInt8};
-use crate::kernel::packed::{Output, PackedMatrix};
+use crate::kernel::int8::Int8Matrix;
+use crate::kernel::packed::{Output, PackedInt8, PackedMatrix};
 use crate::kernel::quantize::QuantizedRows;
+use crate::kernel::ternary::COLS_MAX;
 
 mod gradient;
 #[cfg(test)]
@@ -122,7 +123,12 @@ impl Linear {
         let Held::Packed { weights, biases } = &self.held else { return residual + self.of(source)? };
         let [y] = self.rounded(&source, |rows| {
             if residual.dims() != [rows.rows(), self.outputs[0]] {
-                bail!("linear: the residual is {:?}, the product [{}, {}]", residual.dims(), rows.rows(), self.outputs[0]);
+                bail!(
+                    "linear: the residual is {:?}, the product [{}, {}]",
+                    residual.dims(),
+                    rows.rows(),
+                    self.outputs[0]
+                );
             }
             with_values([&residual.contiguous()?], |[residual]| {
                 self.packed_products(weights, biases, rows, Some(residual))
@@ -150,7 +156,8 @@ impl<const N: usize> Linear<N> {
         let layers = layers.each_ref();
         let held = match Packed::load(layers, inputs, precision) {
             Some(weights) => {
-                let values = |place: &Weights, outputs| place.values(&[outputs], "bias", Init::Zeros).unwrap_or_default();
+                let values =
+                    |place: &Weights, outputs| place.values(&[outputs], "bias", Init::Zeros).unwrap_or_default();
                 Held::Packed { weights, biases: layers.map(|(place, outputs)| bias.then(|| values(place, *outputs))) }
             }
             None => Held::Tape {
@@ -261,7 +268,7 @@ impl Packed {
                 let stack = layers.map(|(place, outputs)| place.ternary(*outputs, inputs, "weight", scale));
                 Some(Packed::Ternary(Arc::new(PackedMatrix::pack(&stack.each_ref()))))
             }
-            (Precision::Dense, Dense::Int8) => {
+            (Precision::Dense, Dense::Int8) if inputs <= COLS_MAX => {
                 let matrix = |(place, outputs): &(Weights, usize)| {
                     let values = place.values(&[*outputs, inputs], "weight", INIT).unwrap_or_default();
                     Int8Matrix::from_f32(values.len() / inputs.max(1), inputs, &values)
@@ -269,7 +276,7 @@ impl Packed {
                 let stack = layers.map(matrix);
                 Some(Packed::Int8(Arc::new(PackedInt8::pack(&stack.each_ref()))))
             }
-            (Precision::Dense, Dense::F32) | (Precision::Full, _) => None,
+            (Precision::Dense | Precision::Full, _) => None,
         }
     }
 

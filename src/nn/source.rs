@@ -58,12 +58,10 @@ impl Source<'_> {
         let x = base.contiguous()?;
         match *self {
             Source::Rows(_) => with_values([&x], |[x]| work(rows, &|index, out| out.copy_from_slice(&x[row(index)]))),
-            Source::LayerNormed(norm, _) => norm.with_row(|norm_row| {
-                with_values([&x], |[x]| work(rows, &|index, out| norm_row(&x[row(index)], out)))
-            }),
-            Source::RmsNormed(norm, _) => norm.with_row(|norm_row| {
-                with_values([&x], |[x]| work(rows, &|index, out| norm_row(&x[row(index)], out)))
-            }),
+            Source::LayerNormed(norm, _) => norm
+                .with_row(|norm_row| with_values([&x], |[x]| work(rows, &|index, out| norm_row(&x[row(index)], out)))),
+            Source::RmsNormed(norm, _) => norm
+                .with_row(|norm_row| with_values([&x], |[x]| work(rows, &|index, out| norm_row(&x[row(index)], out)))),
             Source::Activated(kind, _) => {
                 with_values([&x], |[x]| work(rows, &|index, out| kernel::activate(kind, &x[row(index)], out)))
             }

@@ -5,7 +5,7 @@ use crate::model::Observer;
 use crate::model::config::BertConfig;
 use crate::nn::activation::Activation;
 use crate::nn::attention::{Heads, Plan, attention};
-use crate::nn::linear::{Linear, LayerFacts, Precision};
+use crate::nn::linear::{LayerFacts, Linear, Precision};
 use crate::nn::norm::LayerNorm;
 use crate::nn::rows;
 use crate::nn::source::Source;

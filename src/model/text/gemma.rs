@@ -6,7 +6,7 @@ use crate::model::Observer;
 use crate::model::config::{GemmaConfig, LayerKind};
 use crate::nn::activation::Activation;
 use crate::nn::attention::{Heads, Plan, attention};
-use crate::nn::linear::{Linear, LayerFacts, Precision};
+use crate::nn::linear::{LayerFacts, Linear, Precision};
 use crate::nn::norm::RmsNorm;
 use crate::nn::rope::{Rotary, inverse_frequencies};
 use crate::nn::source::Source;
@@ -130,7 +130,8 @@ impl Attention {
     fn load(w: &Weights, config: &GemmaConfig) -> Attention {
         let (hidden, head_dim) = (config.hidden_size, config.head_dim);
         let (wide, narrow) = (config.num_attention_heads * head_dim, config.num_key_value_heads * head_dim);
-        let qkv = [("q_proj", wide), ("k_proj", narrow), ("v_proj", narrow)].map(|(name, outputs)| (w.pp(name), outputs));
+        let qkv =
+            [("q_proj", wide), ("k_proj", narrow), ("v_proj", narrow)].map(|(name, outputs)| (w.pp(name), outputs));
         let norm = |name| RmsNorm::load(&w.pp(name), head_dim, config.rms_norm_eps, true);
         Attention {
             qkv: Linear::stack(qkv, hidden, config.attention_bias, Precision::Dense),

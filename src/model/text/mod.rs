@@ -8,7 +8,7 @@ pub mod modules;
 
 use super::config::TextConfig;
 use super::{Observer, unobserved};
-use crate::nn::linear::{Linear, LayerFacts, Precision};
+use crate::nn::linear::{LayerFacts, Linear, Precision};
 use crate::nn::norm::l2_normalize;
 use crate::nn::rows;
 use crate::nn::weights::Weights;

@@ -10,7 +10,7 @@ use super::{Observer, unobserved};
 use crate::input::Clip;
 use crate::nn::activation::Activation;
 use crate::nn::attention::{Heads, Plan, attention};
-use crate::nn::linear::{Linear, LayerFacts, Precision};
+use crate::nn::linear::{LayerFacts, Linear, Precision};
 use crate::nn::norm::LayerNorm;
 use crate::nn::rope::Rotary;
 use crate::nn::rows;

@@ -5,7 +5,7 @@
 
 use crate::model::config::{self, Convolution, VisionConfig};
 use crate::nn::activation::Activation;
-use crate::nn::linear::{Linear, LayerFacts, Precision};
+use crate::nn::linear::{LayerFacts, Linear, Precision};
 use crate::nn::rows;
 use crate::nn::weights::{Init, Weights};
 use candle_core::{Device, Result, Tensor};

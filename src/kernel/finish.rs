@@ -44,6 +44,7 @@ pub(super) trait Finish: Sync {
 }
 
 /// Takes the sums of one part of a product from the lookup, which knows panels but not their matrices.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 pub(super) struct Members<'a, F> {
     members: &'a [Member],
     finish: &'a F,
@@ -58,6 +59,7 @@ impl<'a, F: Finish> Members<'a, F> {
         Members { members, finish }
     }
 
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     fn member(&self, panel: usize) -> usize {
         let member = self.members.iter().position(|member| member.panels.contains(&panel));
         member.expect("every panel belongs to a matrix")

@@ -6,7 +6,7 @@ use crate::kernel::quantize::QuantizedRows;
 
 /// Nothing.
 #[derive(Default)]
-pub(in crate::kernel) struct Second;
+pub(in crate::kernel) struct Second(());
 
 impl Second {
     /// No bytes.

@@ -39,6 +39,7 @@ pub(super) use second::Second;
 use super::micro::Sums;
 
 /// Takes the sums of a product.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 pub(super) trait Sink {
     /// Tokens of a panel will be handed over soon: their place in memory may be fetched.
     fn expect(&mut self, tokens: Range<usize>, panel: usize);

@@ -138,6 +138,21 @@ impl Avx512Vnni {
     }
 }
 
+/// Proof that this chip has what [`Avx512Vnni`] proves, and byte permutations (VBMI).
+#[derive(Clone, Copy, Debug)]
+pub struct Avx512Vbmi(());
+
+impl Avx512Vbmi {
+    /// A token if the chip and the operating system offer all of it.
+    pub fn detect() -> Option<Avx512Vbmi> {
+        #[cfg(target_arch = "x86_64")]
+        if Avx512Vnni::detect().is_some() && is_x86_feature_detected!("avx512vbmi") {
+            return Some(Avx512Vbmi(()));
+        }
+        None
+    }
+}
+
 /// Proof that this chip has NEON.
 #[derive(Clone, Copy, Debug)]
 pub struct Neon(());

@@ -27,4 +27,7 @@ mod scalar;
 mod shared;
 pub mod ternary;
 pub mod threads;
+pub mod trits;
+#[cfg(target_arch = "x86_64")]
+mod trits_avx512;
 mod wide;

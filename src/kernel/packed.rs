@@ -19,7 +19,7 @@ use super::ternary::TernaryMatrix;
 use super::threads;
 
 /// Below this many products a hand-over to other threads costs more than it saves (about 20 us of one AVX-512 core).
-const WORTH_SPREADING: usize = 1 << 22;
+pub(super) const WORTH_SPREADING: usize = 1 << 22;
 
 /// Tiles that each panel meets before the next panel: 384 rows of 2,048 columns stay in a 1 MiB cache.
 const BLOCK_TILES: usize = 32;

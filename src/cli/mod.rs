@@ -4,6 +4,7 @@
 //! Exit status: 0 done, 1 failed, 2 wrongly called; of verify and inspect also 2 when a file cannot be read.
 
 mod ask;
+mod bench;
 mod client;
 mod demo;
 mod embed;
@@ -63,6 +64,8 @@ enum Command {
     Verify(verify::Verify),
     /// Writes clips of the generator, and questions about them, as files.
     World(world::World),
+    /// Measures kernels, or the parts of a model of a published size, against this chip's limits.
+    Bench(bench::Bench),
 }
 
 /// Runs the command line of this process and returns its exit status.
@@ -104,6 +107,7 @@ impl Command {
             Self::Inspect(inspect) => inspect.run(),
             Self::Verify(verify) => verify.run(),
             Self::World(world) => world.run(),
+            Self::Bench(bench) => bench.run(),
         }
     }
 }

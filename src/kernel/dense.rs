@@ -23,6 +23,7 @@ use rayon::prelude::*;
 use super::finish::Output;
 use super::gemm::Matrix;
 use super::shared::Shared;
+use super::tally::{self, Kind};
 use super::threads;
 use super::wide::wide;
 
@@ -299,6 +300,12 @@ impl<C: Cell> PackedDense<C> {
     /// # Panics
     /// Unless `x` has this stack's columns, and each output the sizes `[x.rows(), rows]` of its matrix.
     pub fn multiply(&self, x: &DenseRows<C>, outputs: &mut [Output<'_>]) {
+        let kind = if C::COLUMNS == 1 { Kind::F32 } else { Kind::Bf16 };
+        let operations = 2.0 * x.rows as f64 * self.rows.iter().sum::<usize>() as f64 * self.cols as f64;
+        tally::count(kind, operations, || self.product(x, outputs));
+    }
+
+    fn product(&self, x: &DenseRows<C>, outputs: &mut [Output<'_>]) {
         assert_eq!(x.cols, self.cols, "activations and weights differ in columns");
         assert_eq!(outputs.len(), self.rows.len(), "one output for each matrix of a stack");
         let targets = outputs.iter_mut().zip(&self.rows).map(|(output, &cols)| Target::new(output, x.rows, cols));

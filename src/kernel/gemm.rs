@@ -3,6 +3,7 @@
 //! A [`Matrix`] is a slice with a shape and two steps, so a transpose costs nothing and nobody above this file
 //! handles pointers.
 
+use super::tally::{self, Kind};
 use super::threads;
 
 /// A matrix over somebody's slice: element (r, c) is `values[r * row_step + c * column_step]`.
@@ -62,6 +63,12 @@ pub fn product(out: &mut [f32], a: Matrix<'_>, b: Matrix<'_>) {
         out.fill(0.0);
         return;
     }
+    tally::count(Kind::F32, 2.0 * m as f64 * n as f64 * k as f64, || multiply(out, a, b));
+}
+
+/// [`product`] of shapes that fit, none of them empty.
+fn multiply(out: &mut [f32], a: Matrix<'_>, b: Matrix<'_>) {
+    let (m, n, k) = (a.rows, b.columns, a.columns);
     let threads = threads::available();
     let parallelism = if threads > 1 && m * n * k >= SPREAD_FROM {
         gemm::Parallelism::Rayon(threads)
@@ -69,7 +76,7 @@ pub fn product(out: &mut [f32], a: Matrix<'_>, b: Matrix<'_>) {
         gemm::Parallelism::None
     };
     let step = |value: usize| isize::try_from(value).expect("a slice is shorter than isize::MAX");
-    // SAFETY: the asserts above and in Matrix::new keep every index r * row_step + c * column_step inside the three
+    // SAFETY: the asserts in product and in Matrix::new keep every index r * row_step + c * column_step inside the three
     // slices; `out` is borrowed exclusively and does not overlap `a` or `b`.
     unsafe {
         gemm::gemm(

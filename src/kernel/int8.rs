@@ -6,6 +6,7 @@
 use super::micro::{BLOCK, CLASSES, Micro, Sums, Tile, Words};
 use super::packed::Weights;
 use super::scalar::{peak, round};
+use super::tally::Kind;
 use super::ternary::COLS_MAX;
 
 /// The largest magnitude of a weight: with -128 the sums of the widest matrix would not fit 32 bits (micro.rs).
@@ -63,6 +64,7 @@ impl Int8Matrix {
 }
 
 impl Weights for Int8Matrix {
+    const KIND: Kind = Kind::Int8;
     const WORDS: usize = CLASSES;
     const ZEROS: u32 = 0x8080_8080;
 

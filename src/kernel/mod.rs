@@ -8,6 +8,7 @@ pub mod attention;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+pub mod clock;
 pub mod dense;
 pub mod elementwise;
 mod finish;
@@ -22,9 +23,11 @@ mod neon;
 #[cfg(target_arch = "aarch64")]
 mod neondot;
 pub mod packed;
+pub mod peak;
 pub mod quantize;
 mod scalar;
 mod shared;
+pub mod tally;
 pub mod ternary;
 pub mod threads;
 pub mod trits;

@@ -15,6 +15,7 @@ use super::isa::{self, Isa, IsaError};
 use super::lookup::{self, Second};
 use super::micro::{self, BLOCK, LANES, Micro, Sums, TILE_ROWS, Tile, Words};
 use super::quantize::{QuantizedRows, share};
+use super::tally::{self, Kind};
 use super::ternary::TernaryMatrix;
 use super::threads;
 
@@ -26,6 +27,8 @@ const BLOCK_TILES: usize = 32;
 
 /// Weights that can be laid out in panels (micro.rs draws them).
 pub trait Weights {
+    /// How products with them are accounted for.
+    const KIND: Kind;
     /// Panel words of a block of 16 columns.
     const WORDS: usize;
     /// The word of weights that are all zero: what fills a panel that has fewer rows.
@@ -141,7 +144,10 @@ impl<W: Weights> Packed<W> {
     /// # Panics
     /// Unless `x` has this stack's columns and there is an output `[x.rows(), its rows]` for each matrix.
     pub fn multiply(&self, x: &QuantizedRows, outputs: &mut [Output<'_>]) {
-        self.run(x, &Floats::new(x, &self.members, &self.lane_scales, outputs));
+        let operations = 2.0 * x.rows() as f64 * self.rows() as f64 * self.cols as f64;
+        tally::count(W::KIND, operations, || {
+            self.run(x, &Floats::new(x, &self.members, &self.lane_scales, outputs));
+        });
     }
 
     /// For each matrix the exact sums `out[m][n] = sum over k of weight[n][k] * byte[m][k]`, row-major.

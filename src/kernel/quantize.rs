@@ -10,6 +10,7 @@ use super::interleave::interleave;
 use super::isa;
 use super::micro::{self, BLOCK, CLASSES, Micro, Quad, RowScale, TILE_ROWS, Tile};
 use super::shared::Shared;
+use super::tally::{self, Kind};
 use super::threads;
 
 /// Rows of signed bytes `[rows, cols]`, each with a scale: `x ~ value / scale`.
@@ -79,6 +80,10 @@ impl QuantizedRows {
 
     /// Fills every row with `round(row, bytes)`, tile by tile, and lays each tile out while it is in the cache.
     fn assign_rows(&mut self, rows: usize, cols: usize, round: impl Fn(usize, &mut [i8]) -> RowScale + Sync) {
+        tally::count(Kind::Rounding, 0.0, || self.round_rows(rows, cols, round));
+    }
+
+    fn round_rows(&mut self, rows: usize, cols: usize, round: impl Fn(usize, &mut [i8]) -> RowScale + Sync) {
         (self.rows, self.cols) = (rows, cols);
         self.values.resize(rows * cols, 0);
         self.quads.resize(rows * self.row_quads(), [0; 4]);

@@ -6,6 +6,7 @@
 
 use super::micro::{BLOCK, CLASSES, Micro, Sums, Tile, Words};
 use super::packed::Weights;
+use super::tally::Kind;
 
 /// Most columns a ternary matrix may have: the bound under which every kernel's 32-bit sums are exact (micro.rs).
 pub const COLS_MAX: usize = 1 << 17;
@@ -154,6 +155,7 @@ impl TernaryMatrix {
 }
 
 impl Weights for TernaryMatrix {
+    const KIND: Kind = Kind::Ternary;
     const WORDS: usize = 1;
     const ZEROS: u32 = 0x5555_5555;
     const LOOKED_UP: bool = true;

@@ -33,6 +33,21 @@ pub fn limit(threads: usize) -> bool {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().is_ok()
 }
 
+/// Threads of their own for kernels, whatever the process's pool is like.
+pub struct Pool(rayon::ThreadPool);
+
+impl Pool {
+    /// Starts so many threads.
+    pub fn new(threads: usize) -> Result<Pool, rayon::ThreadPoolBuildError> {
+        rayon::ThreadPoolBuilder::new().num_threads(threads).build().map(Pool)
+    }
+
+    /// Runs `work` on one of them; the kernels it calls use them all.
+    pub fn run<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        self.0.install(work)
+    }
+}
+
 /// Keeps candle's element-wise operations on their caller's thread: its own pool waits by spinning, which cost half of
 /// a training step here. To be called first thing in `main`, and by nobody else.
 pub fn keep_candle_on_one_thread() {
@@ -75,6 +90,13 @@ mod tests {
         let before = available();
         assert_eq!(serial(available), 1);
         assert_eq!(available(), before);
+    }
+
+    #[test]
+    fn a_pool_of_its_own_has_the_threads_asked_for() {
+        for threads in [1, 3] {
+            assert_eq!(Pool::new(threads).expect("threads").run(available), threads);
+        }
     }
 
     #[test]

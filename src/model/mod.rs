@@ -11,6 +11,8 @@ pub mod facts;
 pub mod files;
 pub mod llama;
 pub mod predictor;
+pub mod preset;
+pub mod rehearsal;
 pub mod text;
 pub mod verify;
 pub mod vision;

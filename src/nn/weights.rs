@@ -17,8 +17,11 @@ use rand_chacha::ChaCha8Rng;
 use safetensors::tensor::{Metadata, TensorInfo};
 use safetensors::{Dtype, SafeTensors};
 
+use self::noise::Noise;
 use super::linear::{Dense, WeightScale};
 use crate::kernel::ternary::{COLS_MAX, TernaryError, TernaryMatrix};
+
+mod noise;
 
 /// What kept weights from being used.
 #[derive(Debug, thiserror::Error)]
@@ -91,6 +94,7 @@ enum Source {
     Files(Vec<Checkpoint>),
     Tensors(HashMap<String, Tensor>),
     Fresh(u64),
+    Noise(u64),
 }
 
 enum Bytes {
@@ -171,6 +175,11 @@ impl Weights {
         Self::new(Source::Fresh(seed), mode)
     }
 
+    /// Parameters with the spread of their [`Init`], made in a fraction of the time: for measuring only.
+    pub fn noise(seed: u64) -> Self {
+        Self::new(Source::Noise(seed), Mode::Infer)
+    }
+
     /// Takes parameters from a map of full names.
     pub fn from_tensors(tensors: HashMap<String, Tensor>, mode: Mode) -> Self {
         Self::new(Source::Tensors(tensors), mode)
@@ -207,7 +216,7 @@ impl Weights {
         match &self.shared.source {
             Source::Files(files) => files.iter().any(|file| file.header.info(&name).is_some()),
             Source::Tensors(tensors) => tensors.contains_key(&name),
-            Source::Fresh(_) => false,
+            Source::Fresh(_) | Source::Noise(_) => false,
         }
     }
 
@@ -229,7 +238,7 @@ impl Weights {
         match &self.shared.source {
             Source::Files(files) => files.iter().flat_map(|file| file.header.offset_keys()).collect(),
             Source::Tensors(tensors) => tensors.keys().cloned().collect(),
-            Source::Fresh(_) => locked(&self.shared.used).iter().cloned().collect(),
+            Source::Fresh(_) | Source::Noise(_) => locked(&self.shared.used).iter().cloned().collect(),
         }
     }
 
@@ -267,7 +276,7 @@ impl Weights {
                 paths.join(", ")
             }
             Source::Tensors(_) => "the given weights".into(),
-            Source::Fresh(_) => "fresh weights".into(),
+            Source::Fresh(_) | Source::Noise(_) => "fresh weights".into(),
         }
     }
 
@@ -371,6 +380,7 @@ impl Weights {
         };
         match &self.shared.source {
             Source::Fresh(seed) => Ok(fresh_values(*seed, name, shape, init)),
+            Source::Noise(seed) => Ok(Noise::new(*seed, name).values(shape, init)),
             Source::Tensors(tensors) => {
                 let tensor = tensors.get(name).ok_or_else(|| format!("{name}: missing, expected {shape:?}"))?;
                 fits(tensor.dims())?;
@@ -403,6 +413,12 @@ impl Weights {
     ) -> Result<TernaryMatrix, String> {
         if inputs > COLS_MAX {
             return Err(format!("{}: {}", self.full(name), TernaryError::Cols(inputs)));
+        }
+        if let Source::Noise(seed) = self.shared.source {
+            let codes = Noise::new(seed, &self.full(name)).codes(outputs.div_ceil(4) * inputs);
+            let worth = Init::FanIn(0.7).deviation(&[outputs, inputs]).unwrap_or(1.0);
+            return TernaryMatrix::from_packed(outputs, inputs, codes, worth)
+                .map_err(|error| format!("{name}: {error}"));
         }
         if !self.is_packed(name) {
             let values = self.floats(&self.full(name), &[outputs, inputs], Init::FanIn(0.7))?;
@@ -468,18 +484,29 @@ fn to_f32(stored: &Stored<'_>) -> Option<Vec<f32>> {
     })
 }
 
+impl Init {
+    /// The standard deviation of random values; None for constants.
+    fn deviation(self, shape: &[usize]) -> Option<f32> {
+        match self {
+            Init::Zeros | Init::Ones => None,
+            Init::Normal(deviation) => Some(deviation),
+            Init::FanIn(gain) => Some(gain / (shape[1..].iter().product::<usize>().max(1) as f32).sqrt()),
+        }
+    }
+}
+
+/// FNV-1a: any fixed hash will do, it only has to be the same everywhere.
+fn hash(name: &str) -> u64 {
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
+}
+
 /// A stream of random numbers for each name, so that the order of asking does not matter.
 fn fresh_values(seed: u64, name: &str, shape: &[usize], init: Init) -> Vec<f32> {
     let count = shape.iter().product();
-    let deviation = match init {
-        Init::Zeros => return vec![0.0; count],
-        Init::Ones => return vec![1.0; count],
-        Init::Normal(deviation) => deviation,
-        Init::FanIn(gain) => gain / (shape[1..].iter().product::<usize>().max(1) as f32).sqrt(),
+    let Some(deviation) = init.deviation(shape) else {
+        return vec![if init == Init::Ones { 1.0 } else { 0.0 }; count];
     };
-    // FNV-1a: any fixed hash will do, it only has to be the same everywhere.
-    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
-    let mut random = ChaCha8Rng::seed_from_u64(seed ^ hash);
+    let mut random = ChaCha8Rng::seed_from_u64(seed ^ hash(name));
     let mut unit = || (random.next_u32() >> 8) as f32 / (1u32 << 24) as f32;
     let mut normal = || loop {
         // Box-Muller

@@ -216,6 +216,7 @@ pub(super) fn each_panel(
 }
 
 /// As [`each_panel`], for floats: calls `multiply(panel, its index in the lines)`.
+#[cfg(target_arch = "x86_64")]
 #[inline(always)]
 pub(super) fn each_panel_of_lines(
     panels: &[Words],

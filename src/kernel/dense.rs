@@ -243,6 +243,12 @@ pub struct PackedDense<C: 'static> {
     panels: Vec<PanelCells<C>>,
 }
 
+/// Rows for weights kept as f32.
+pub type F32Rows = DenseRows<f32>;
+
+/// Rows for weights kept as bf16.
+pub type Bf16Rows = DenseRows<Pair>;
+
 /// Weights kept as f32.
 pub type PackedF32 = PackedDense<f32>;
 
@@ -275,9 +281,9 @@ impl<C: Cell> PackedDense<C> {
         PackedDense { loops, cols, rows: stack.iter().map(Matrix::rows).collect(), panels }
     }
 
-    /// Output rows of each matrix.
-    pub fn rows(&self) -> &[usize] {
-        &self.rows
+    /// Matrices in the stack.
+    pub fn matrices(&self) -> usize {
+        self.rows.len()
     }
 
     /// Input columns.

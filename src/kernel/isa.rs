@@ -54,6 +54,11 @@ impl Isa {
         }
     }
 
+    /// Whether it multiplies bytes several times faster than this chip multiplies floats.
+    pub fn multiplies_bytes(self) -> bool {
+        !matches!(self, Isa::Scalar | Isa::Avx2 | Isa::Neon)
+    }
+
     /// Whether this chip and operating system can run it.
     pub fn is_available(self) -> bool {
         match self {

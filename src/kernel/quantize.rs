@@ -150,11 +150,9 @@ impl QuantizedRows {
     }
 }
 
-/// The part `index` of `total` things in `parts` about equal parts, the larger ones first.
+/// The part `index` of `total` things in `parts` about equal parts.
 pub(super) fn share(index: usize, parts: usize, total: usize) -> Range<usize> {
-    let (each, more) = (total / parts, total % parts);
-    let start = |index: usize| index * each + index.min(more);
-    start(index)..start(index + 1)
+    index * total / parts..(index + 1) * total / parts
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ pub enum Source<'a> {
 }
 
 /// Writes row `index` into its place.
-type Fill<'a> = &'a (dyn Fn(usize, &mut [f32]) + Sync);
+pub(super) type Fill<'a> = &'a (dyn Fn(usize, &mut [f32]) + Sync);
 
 impl Source<'_> {
     /// All rows, on the tape.

@@ -195,6 +195,14 @@ impl Weights {
         Self { dense, ..self }
     }
 
+    /// The same place, for layers whose rounding to bytes is felt: bf16 where the others are bytes.
+    pub fn fine(self) -> Self {
+        match self.dense {
+            Dense::Int8 => self.holding(Dense::Bf16),
+            Dense::F32 | Dense::Bf16 => self,
+        }
+    }
+
     /// How dense layers read from here are held in serving.
     pub fn dense(&self) -> Dense {
         self.dense

@@ -68,6 +68,7 @@ enum Parts {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Held {
     F32,
+    Bf16,
     Int8,
 }
 
@@ -83,6 +84,7 @@ impl Whole {
         let before = Resident::read();
         let dense = match self.precision {
             Held::F32 => Dense::F32,
+            Held::Bf16 => Dense::Bf16,
             Held::Int8 => Dense::Int8,
         };
         let load = |part| pool.run(|| Loaded::new(&config, (part, dense), size));

@@ -1,8 +1,8 @@
 //! AVX-512: `vfmadd231ps` multiplies 16 columns an instruction, and with AVX-512 BF16 `vdpbf16ps` 16 pairs.
 //!
-//! A panel's cell is two vectors of weights, a tile's cell is broadcast. Tiles of few rows would leave the multiplier
-//! waiting on their few sums, so they keep several sums a lane and meet several cells a turn. The loops are of fixed
-//! length, so that all sums stay in registers.
+//! A panel's cell is two vectors of weights, a tile's cell is broadcast. The loops are of fixed length, so that all sums
+//! stay in registers, and add in one order whatever the height: more sums a lane would make a single row a third faster
+//! in cache, but different from the same row among others.
 
 use std::arch::x86_64::*;
 use std::mem::transmute;
@@ -26,54 +26,29 @@ macro_rules! tiles {
         mod $name {
             use super::*;
 
-            /// Cells in a turn times rows: enough sums to hide the latency behind two multiplies a row.
+            #[rustfmt::skip]
             pub(super) const TILES: [TileLoop<$Cell>; TILE_ROWS] = [
-                tile::<1, 4>,
-                tile::<2, 2>,
-                tile::<3, 2>,
-                tile::<4, 1>,
-                tile::<5, 1>,
-                tile::<6, 1>,
-                tile::<7, 1>,
-                tile::<8, 1>,
-                tile::<9, 1>,
-                tile::<10, 1>,
-                tile::<11, 1>,
-                tile::<12, 1>,
+                tile::<1>, tile::<2>, tile::<3>, tile::<4>, tile::<5>, tile::<6>, tile::<7>, tile::<8>, tile::<9>,
+                tile::<10>, tile::<11>, tile::<12>,
             ];
 
-            /// A tile of `ROWS` rows, `TURN` cells a turn.
+            /// A tile of `ROWS` rows.
             ///
             /// # Safety
             /// The tile has `panel.len()` cells of `ROWS` rows, `sums` has `ROWS` rows; the chip has the features.
             #[target_feature(enable = $features)]
-            unsafe fn tile<const ROWS: usize, const TURN: usize>(
-                panel: &[PanelCells<$Cell>],
-                tile: &[$Cell],
-                sums: &mut [[f32; LANES]],
-            ) {
-                let mut acc = [[[_mm512_setzero_ps(); 2]; ROWS]; TURN];
-                let (turns, rest) = panel.as_chunks::<TURN>();
+            unsafe fn tile<const ROWS: usize>(panel: &[PanelCells<$Cell>], tile: &[$Cell], sums: &mut [[f32; LANES]]) {
+                let mut acc = [[_mm512_setzero_ps(); 2]; ROWS];
                 let mut cells = tile.as_ptr();
-                for turn in turns {
-                    for (weights, acc) in turn.iter().zip(&mut acc) {
-                        // SAFETY: the tile has ROWS cells for each cell of the panel.
-                        cells = unsafe { step::<ROWS>(weights, cells, acc) };
-                    }
+                for weights in panel {
+                    // SAFETY: the tile has ROWS cells for each cell of the panel.
+                    cells = unsafe { step::<ROWS>(weights, cells, &mut acc) };
                 }
-                for weights in rest {
-                    // SAFETY: as above.
-                    cells = unsafe { step::<ROWS>(weights, cells, &mut acc[0]) };
-                }
-                for (row, sums) in sums.iter_mut().enumerate() {
-                    let mut total = acc[0][row];
-                    for acc in &acc[1..] {
-                        total = [_mm512_add_ps(total[0], acc[row][0]), _mm512_add_ps(total[1], acc[row][1])];
-                    }
+                for (sums, acc) in sums.iter_mut().zip(acc) {
                     // SAFETY: a row of sums is two vectors, written without alignment.
                     unsafe {
-                        _mm512_storeu_ps(sums.as_mut_ptr(), total[0]);
-                        _mm512_storeu_ps(sums.as_mut_ptr().add(LANES / 2), total[1]);
+                        _mm512_storeu_ps(sums.as_mut_ptr(), acc[0]);
+                        _mm512_storeu_ps(sums.as_mut_ptr().add(LANES / 2), acc[1]);
                     }
                 }
             }

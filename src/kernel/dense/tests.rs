@@ -102,6 +102,28 @@ fn check_whole_numbers<C: Cell>() {
 }
 
 #[test]
+fn a_row_gives_the_same_bits_whatever_stands_beside_it() {
+    check_rows_alone::<f32>();
+    check_rows_alone::<Pair>();
+}
+
+fn check_rows_alone<C: Cell>() {
+    let (rows, outputs, cols) = (29, 40, 131);
+    let (x, weights) = (floats(rows * cols, 1), floats(outputs * cols, 2));
+    for loops in all_loops::<C>() {
+        let packed = PackedDense::pack_for(loops, &[Matrix::new(&weights, outputs, cols)]);
+        let product = |x: &[f32]| {
+            let (mut input, mut values) = (DenseRows::default(), vec![f32::NAN; x.len() / cols * outputs]);
+            input.assign(x.len() / cols, cols, x);
+            packed.multiply(&input, &mut [Output::plain(&mut values)]);
+            values
+        };
+        let alone: Vec<f32> = x.chunks(cols).flat_map(product).collect();
+        assert_eq!(product(&x), alone, "{}", loops.name);
+    }
+}
+
+#[test]
 fn rounding_goes_to_even_and_keeps_what_is_no_number() {
     let half = |bits: u32| rounded(f32::from_bits(bits));
     assert_eq!([half(0x3f80_8000), half(0x3f81_8000), half(0x3f80_8001)], [0x3f80, 0x3f82, 0x3f81]);

@@ -103,6 +103,9 @@ macro_rules! concerns {
             /// Instruction set the kernels must use, in the words of `kernel::isa`, which judges it; absent or `auto`
             /// means the best one this CPU has. Set by `VLJEPA_ISA`.
             pub isa: Option<String>,
+            /// How parts hold their dense weights, `PART=WORD,..` in the words of `model::precision`, which judges it;
+            /// parts that it does not name are as their bundle says. Set by `VLJEPA_PRECISION`.
+            pub precision: Option<String>,
             /// What is logged, and how.
             pub log: LogSettings,
         }
@@ -110,7 +113,7 @@ macro_rules! concerns {
         impl Settings {
             /// The defaults, overridden by what `lookup` knows.
             fn read(lookup: Lookup) -> Result<Self, SettingsError> {
-                Ok(Self { $($concern: $Struct::read(lookup)?,)* isa: isa(lookup)?, log: LogSettings::read(lookup)? })
+                Ok(Self { $($concern: $Struct::read(lookup)?,)* isa: isa(lookup)?, precision: lookup("VLJEPA_PRECISION")?, log: LogSettings::read(lookup)? })
             }
 
             /// Every number with its variable and bounds, in the order of this file.
@@ -271,6 +274,8 @@ mod tests {
             .expect("all words are known");
         assert_eq!(settings.isa.as_deref(), Some("avx2"));
         assert_eq!(settings.log, LogSettings { filter: "vljepa=debug".into(), json: true });
+        let settings = with(&[("VLJEPA_PRECISION", "vision=f32")]).expect("judged elsewhere");
+        assert_eq!(settings.precision.as_deref(), Some("vision=f32"));
         assert_eq!(with(&[("VLJEPA_ISA", "auto"), ("VLJEPA_LOG", " ")]), Ok(Settings::default()));
         let error = with(&[("VLJEPA_LOG_FORMAT", "xml")]).expect_err("no such format").to_string();
         assert_eq!(error, "VLJEPA_LOG_FORMAT is \"xml\", must be one of text, json");

@@ -1,12 +1,12 @@
 //! Where a command's answers come from: an engine in this process, or a server.
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use tonic::Request;
 use tonic::transport::{Channel, Endpoint};
 
+use super::bundle::BundleArgs;
 use super::start_engine;
 use crate::embedding::{Dtype, Embedding};
 use crate::engine::{Answer, Choice, Embedded, Engine, Manner, Media, Question, Timing, Usage};
@@ -22,18 +22,17 @@ const SILENCE: Duration = Duration::from_secs(5);
 #[derive(Debug, clap::Args)]
 pub(super) struct SourceArgs {
     /// Ask the server at this address, such as 127.0.0.1:50051, instead of loading a model.
-    #[arg(long, value_name = "ADDR", conflicts_with = "bundle")]
+    #[arg(long, value_name = "ADDR", conflicts_with_all = ["bundle", "precision"])]
     server: Option<String>,
-    /// Bundle directory; the built-in model if not given.
-    #[arg(long, value_name = "DIR")]
-    bundle: Option<PathBuf>,
+    #[command(flatten)]
+    bundle: BundleArgs,
 }
 
 impl SourceArgs {
     pub(super) async fn open(&self, settings: &Settings) -> anyhow::Result<Source> {
         match &self.server {
             Some(address) => Ok(Source::There(Box::new(Remote::connect(address, settings).await?))),
-            None => Ok(Source::Here(start_engine(self.bundle.as_deref(), settings.clone())?.0)),
+            None => Ok(Source::Here(start_engine(&self.bundle, settings.clone())?.0)),
         }
     }
 }

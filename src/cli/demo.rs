@@ -1,12 +1,11 @@
 //! `vljepa demo`: the main job from end to end, with nothing but this program: a server on loopback, questions about
 //! files that the binary carries, and everything that comes back.
 
-use std::path::PathBuf;
-
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
 use super::ask::timing_text;
+use super::bundle::BundleArgs;
 use super::client::{Remote, Source};
 use super::embed::first_values;
 use super::{runtime, start_engine, waiting};
@@ -18,9 +17,8 @@ use crate::settings::Settings;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Demo {
-    /// Bundle directory; the built-in model if not given.
-    #[arg(long, value_name = "DIR")]
-    bundle: Option<PathBuf>,
+    #[command(flatten)]
+    bundle: BundleArgs,
 }
 
 /// A question about a file, its answers to choose from, and the true one: the generator that drew the file knows it.
@@ -70,7 +68,7 @@ const EXHIBITS: &[Exhibit] = exhibits! {
 
 impl Demo {
     pub(super) fn run(self, settings: Settings) -> anyhow::Result<i32> {
-        let (engine, thread) = start_engine(self.bundle.as_deref(), settings.clone())?;
+        let (engine, thread) = start_engine(&self.bundle, settings.clone())?;
         runtime()?.block_on(async {
             let listener = TcpListener::bind("127.0.0.1:0").await?;
             let address = listener.local_addr()?.to_string();

@@ -1,13 +1,12 @@
 //! `vljepa evaluate`: what a bundle knows about the generator's clips, family by family, beside what guessing scores.
 
-use std::path::PathBuf;
-
 use clap::ValueEnum;
 use indicatif::ProgressBar;
 
+use super::bundle::BundleArgs;
 use super::{side, threads_or_cores};
-use crate::model::bundle::Bundle;
 use crate::model::vl_jepa::VlJepa;
+use crate::settings::Settings;
 use crate::train::data::Edges;
 use crate::train::evaluate::{ExamSettings, examine};
 use crate::train::subjects::Bundled;
@@ -18,10 +17,9 @@ const CLIPS_MAX: usize = 10_000;
 
 /// Examines a bundle on clips that were never trained on.
 #[derive(Debug, clap::Args)]
-pub struct Evaluate {
-    /// The bundle; absent: the one inside this program.
-    #[arg(long, value_name = "DIR")]
-    bundle: Option<PathBuf>,
+pub(super) struct Evaluate {
+    #[command(flatten)]
+    bundle: BundleArgs,
     /// Clips a family, one question each.
     #[arg(long, default_value_t = 100)]
     clips: usize,
@@ -65,19 +63,16 @@ enum Pairing {
 
 impl Evaluate {
     /// Runs the command; the exit status.
-    pub fn run(self) -> anyhow::Result<i32> {
-        run(&self)?;
+    pub(super) fn run(self, settings: &Settings) -> anyhow::Result<i32> {
+        run(&self, settings)?;
         Ok(0)
     }
 }
 
-fn run(args: &Evaluate) -> anyhow::Result<()> {
+fn run(args: &Evaluate, settings: &Settings) -> anyhow::Result<()> {
     let clips = args.clips;
     anyhow::ensure!((1..=CLIPS_MAX).contains(&clips), "--clips is {clips}, must be 1 to {CLIPS_MAX}");
-    let bundle = match &args.bundle {
-        Some(directory) => Bundle::open(directory)?,
-        None => Bundle::bundled()?,
-    };
+    let bundle = args.bundle.open(settings)?;
     let model = VlJepa::load(&bundle)?;
     let edges = Edges::of(&bundle)?;
     let settings = ExamSettings {

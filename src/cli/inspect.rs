@@ -3,10 +3,12 @@
 use std::fmt::Write;
 use std::path::PathBuf;
 
+use super::bundle::PrecisionArgs;
 use crate::kernel::isa::Isa;
 use crate::model::bundle::Bundle;
 use crate::model::facts::ModelFacts;
 use crate::model::vl_jepa::VlJepa;
+use crate::settings::Settings;
 
 /// Shows a bundle's parts, parameters, precision, sizes, kernel and space.
 #[derive(Debug, clap::Args)]
@@ -16,16 +18,19 @@ pub(super) struct Inspect {
     /// Print one JSON object instead of a table
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    precision: PrecisionArgs,
 }
 
 impl Inspect {
     /// Loads the bundle, prints its facts and returns the exit status.
-    pub(super) fn run(self) -> anyhow::Result<i32> {
+    pub(super) fn run(self, settings: &Settings) -> anyhow::Result<i32> {
+        let asked = self.precision.asked(settings)?;
         let bundle = match &self.dir {
             Some(dir) => Bundle::open(dir),
             None => Bundle::bundled(),
         };
-        let model = match bundle.and_then(|bundle| VlJepa::load(&bundle)) {
+        let model = match bundle.and_then(|bundle| VlJepa::load(&bundle.with_precisions(asked))) {
             Ok(model) => model,
             Err(error) => {
                 eprintln!("error: {error}");

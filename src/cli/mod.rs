@@ -5,6 +5,7 @@
 
 mod ask;
 mod bench;
+mod bundle;
 mod client;
 mod demo;
 mod embed;
@@ -23,10 +24,10 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use indicatif::ProgressBar;
 
+use self::bundle::BundleArgs;
 use crate::engine::{Engine, ModelThread};
 use crate::kernel::isa::{self, Isa};
 use crate::kernel::threads;
-use crate::model::bundle::Bundle;
 use crate::model::vl_jepa::VlJepa;
 use crate::settings::Settings;
 use crate::train::world::SIDES;
@@ -103,8 +104,8 @@ impl Command {
             Self::Embed(embed) => embed.run(&settings),
             Self::Demo(demo) => demo.run(settings),
             Self::Train(train) => train.run(),
-            Self::Evaluate(evaluate) => evaluate.run(),
-            Self::Inspect(inspect) => inspect.run(),
+            Self::Evaluate(evaluate) => evaluate.run(&settings),
+            Self::Inspect(inspect) => inspect.run(&settings),
             Self::Verify(verify) => verify.run(),
             Self::World(world) => world.run(),
             Self::Bench(bench) => bench.run(),
@@ -136,14 +137,10 @@ fn settings() -> anyhow::Result<Settings> {
     Ok(settings)
 }
 
-/// Loads a bundle, the built-in one if none is named, and starts its engine.
-fn start_engine(bundle: Option<&Path>, settings: Settings) -> anyhow::Result<(Engine, ModelThread)> {
+/// Loads a bundle and starts its engine.
+fn start_engine(bundle: &BundleArgs, settings: Settings) -> anyhow::Result<(Engine, ModelThread)> {
     let waiting = waiting("loading the model");
-    let bundle = match bundle {
-        Some(directory) => Bundle::open(directory)?,
-        None => Bundle::bundled()?,
-    };
-    let started = Engine::start(VlJepa::load(&bundle)?, settings)?;
+    let started = Engine::start(VlJepa::load(&bundle.open(&settings)?)?, settings)?;
     waiting.finish_and_clear();
     Ok(started)
 }

@@ -2,13 +2,13 @@
 
 use std::io::IsTerminal;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 
 use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+use super::bundle::BundleArgs;
 use super::{runtime, start_engine};
 use crate::service;
 use crate::settings::{LogSettings, Settings};
@@ -18,15 +18,14 @@ pub(super) struct Serve {
     /// Address to listen on; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:50051")]
     addr: SocketAddr,
-    /// Bundle directory; the built-in model if not given.
-    #[arg(long, value_name = "DIR")]
-    bundle: Option<PathBuf>,
+    #[command(flatten)]
+    bundle: BundleArgs,
 }
 
 impl Serve {
     pub(super) fn run(self, settings: Settings) -> anyhow::Result<i32> {
         log_to_stderr(&settings.log)?;
-        let (engine, thread) = start_engine(self.bundle.as_deref(), settings)?;
+        let (engine, thread) = start_engine(&self.bundle, settings)?;
         let runtime = runtime()?;
         let served = runtime.block_on(async {
             let listener = TcpListener::bind(self.addr).await.with_context(|| format!("--addr {}", self.addr))?;

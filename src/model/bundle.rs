@@ -5,11 +5,13 @@
 
 use super::config::{ConfigError, VlJepaConfig};
 use super::files::{Embedded, Files};
+use super::precision::Precisions;
 use super::text::modules;
 use crate::embedding::Space;
 use crate::input::InputError;
 use crate::input::Preprocessor;
 use crate::input::Tokenizer;
+use crate::nn::linear::Dense;
 use crate::nn::weights::{Mode, Weights, WeightsError};
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
@@ -183,9 +185,20 @@ impl Bundle {
         Part::ALL.into_iter().filter(move |part| *part != Part::Decoder || decoder)
     }
 
+    /// The same bundle, with what is asked of the parts' dense weights put before what its config says.
+    pub fn with_precisions(mut self, asked: Precisions) -> Bundle {
+        self.config.set_precisions(asked.or(self.config.precisions()));
+        self
+    }
+
+    /// How a part holds its dense weights here, in serving.
+    pub fn dense(&self, part: Part) -> Dense {
+        self.config.precisions().of(part).unwrap_or_default().here()
+    }
+
     /// The weights of a part, mapped.
     pub fn weights(&self, part: Part, mode: Mode) -> Result<Weights, BundleError> {
-        Ok(self.files.weights(&self.weight_files(part)?, mode)?)
+        Ok(self.files.weights(&self.weight_files(part)?, mode)?.holding(self.dense(part)))
     }
 
     /// How pixels are prepared.
@@ -205,10 +218,11 @@ impl Bundle {
 
     /// The fingerprint of the space that this bundle's embeddings live in: SHA-256 over the configs of vision,
     /// predictor and text as we read them, the shared dimensions, preprocessing, tokenizers and weights (see
-    /// [`Files::digest`]: large files are sampled). The decoder does not count.
+    /// [`Files::digest`]: large files are sampled). The decoder does not count, nor in which precision it is computed.
     pub fn space(&self) -> Result<Space, BundleError> {
         let mut config = self.config.clone();
         (config.decoder, config.name) = (None, String::new());
+        config.set_precisions(Precisions::default());
         let config = serde_json::to_vec(&config).expect("a config is plain numbers and strings");
         let mut content = Sha256::new();
         let mut feed = |name: &str| {

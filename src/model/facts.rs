@@ -49,7 +49,7 @@ pub struct PartFacts {
     pub parameters: u64,
     /// Those of them that are ternary.
     pub ternary_parameters: u64,
-    /// `f32`, or `w1.58a8` where the blocks' linears are ternary.
+    /// `f32`, `bf16` or `int8`; `w1.58a8` where the blocks' linears are ternary.
     pub precision: &'static str,
     /// Bytes of its weight files.
     pub bytes_on_disk: u64,
@@ -100,7 +100,7 @@ impl PartFacts {
             architecture: architecture(&bundle.config, part),
             parameters,
             ternary_parameters,
-            precision: if ternary_parameters > 0 { "w1.58a8" } else { "f32" },
+            precision: if ternary_parameters > 0 { "w1.58a8" } else { bundle.dense(part).name() },
             bytes_on_disk,
             bytes_in_memory: linear_bytes + parameters.saturating_sub(in_linears) * size_of::<f32>() as u64,
         })

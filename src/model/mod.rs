@@ -10,6 +10,7 @@ pub mod export;
 pub mod facts;
 pub mod files;
 pub mod llama;
+pub mod precision;
 pub mod predictor;
 pub mod preset;
 pub mod rehearsal;

@@ -238,7 +238,7 @@ fn load_text(bundle: &Bundle, own: &Weights, head: TextHead) -> Result<(TextEnco
     let mut dense = Vec::new();
     for (file, (inputs, outputs)) in files.into_iter().zip([(config.hidden_size(), wide), (wide, config.hidden_size())])
     {
-        let source = bundle.files().weights(&[file], Mode::Infer)?;
+        let source = bundle.files().weights(&[file], Mode::Infer)?.holding(own.dense());
         dense.push(Linear::load(&source.pp("linear"), inputs, outputs, false, Precision::Dense));
         weights.push(source);
     }

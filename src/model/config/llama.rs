@@ -2,6 +2,7 @@
 //! causal mask. Old files spell the rotation `rope_theta` + `rope_scaling`, new ones `rope_parameters`; both load.
 
 use super::{Faults, LAYERS_MAX, POSITIONS_MAX, VOCABULARY_MAX, WIDTH_MAX};
+use crate::model::precision::DenseKind;
 use crate::nn::activation::Activation;
 use crate::nn::linear::{Precision, WeightScale};
 use crate::nn::rope::{Llama3Scaling, inverse_frequencies, llama3_scaled};
@@ -70,6 +71,9 @@ pub struct LlamaConfig {
     /// Precision of the blocks' linears; absent: by `quantization_config`, ternary in a `bitnet`, else dense.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub linear: Option<LinearKind>,
+    /// How the weights of dense linears are held in serving; absent: whatever this chip is best at.
+    #[serde(default, rename = "precision", skip_serializing_if = "Option::is_none")]
+    pub dense: Option<DenseKind>,
 }
 
 /// One token or several.

@@ -11,6 +11,8 @@ pub use llama::{QuantizationConfig, VisualAttention, VisualPosition};
 pub use text::{BertConfig, GemmaConfig, LayerKind, Prompts, TextConfig};
 pub use vision::{Convolution, PositionKind, Stem, VisionConfig};
 
+use super::bundle::Part;
+use super::precision::Precisions;
 use serde::{Deserialize, Serialize};
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -101,6 +103,27 @@ impl VlJepaConfig {
         }
         config.check()?;
         Ok(config)
+    }
+
+    /// What the parts' configs ask of their dense weights.
+    pub fn precisions(&self) -> Precisions {
+        let asked = |part| match part {
+            Part::Vision => self.vision.dense,
+            Part::Predictor => self.predictor.llama.dense,
+            Part::Text => self.text.dense(),
+            Part::Decoder => self.decoder.as_ref().and_then(|decoder| decoder.llama.dense),
+        };
+        Precisions::by_part(asked)
+    }
+
+    /// Asks this of the parts' dense weights instead.
+    pub fn set_precisions(&mut self, asked: Precisions) {
+        self.vision.dense = asked.of(Part::Vision);
+        self.predictor.llama.dense = asked.of(Part::Predictor);
+        self.text.set_dense(asked.of(Part::Text));
+        if let Some(decoder) = &mut self.decoder {
+            decoder.llama.dense = asked.of(Part::Decoder);
+        }
     }
 
     /// Every bound and every relation between the parts.

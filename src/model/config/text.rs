@@ -2,6 +2,7 @@
 //! rotations load: nested `rope_parameters`, and `rope_theta` + `rope_local_base_freq` of published files.
 
 use super::{Faults, LAYERS_MAX, POSITIONS_MAX, RopeParameters, VOCABULARY_MAX, WIDTH_MAX};
+use crate::model::precision::DenseKind;
 use crate::nn::activation::Activation;
 use serde::{Deserialize, Serialize};
 
@@ -87,6 +88,9 @@ pub struct GemmaConfig {
     /// What is put before a text.
     #[serde(default)]
     pub prompts: Prompts,
+    /// How dense weights are held in serving; absent: whatever this chip is best at.
+    #[serde(default, rename = "precision", skip_serializing_if = "Option::is_none")]
+    pub dense: Option<DenseKind>,
 }
 
 /// Rotation by kind of layer.
@@ -139,6 +143,9 @@ pub struct BertConfig {
     /// What is put before a text.
     #[serde(default)]
     pub prompts: Prompts,
+    /// How dense weights are held in serving; absent: whatever this chip is best at.
+    #[serde(default, rename = "precision", skip_serializing_if = "Option::is_none")]
+    pub dense: Option<DenseKind>,
 }
 
 fn gelu_tanh() -> String {
@@ -174,6 +181,22 @@ impl TextConfig {
         match self {
             TextConfig::Gemma(config) => config.vocab_size,
             TextConfig::Bert(config) => config.vocab_size,
+        }
+    }
+
+    /// How dense weights are held in serving.
+    pub fn dense(&self) -> Option<DenseKind> {
+        match self {
+            TextConfig::Gemma(config) => config.dense,
+            TextConfig::Bert(config) => config.dense,
+        }
+    }
+
+    /// Asks for a kind of dense weights, or for none in particular.
+    pub fn set_dense(&mut self, dense: Option<DenseKind>) {
+        match self {
+            TextConfig::Gemma(config) => config.dense = dense,
+            TextConfig::Bert(config) => config.dense = dense,
         }
     }
 

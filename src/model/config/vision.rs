@@ -2,6 +2,7 @@
 //! wants (a convolutional stem, learned positions). What is absent has V-JEPA 2's own default (ViT-L, 256 pixels).
 
 use super::{Faults, LAYERS_MAX, POSITIONS_MAX, WIDTH_MAX};
+use crate::model::precision::DenseKind;
 use serde::{Deserialize, Serialize};
 
 /// `vjepa2`.
@@ -46,6 +47,9 @@ pub struct VisionConfig {
     pub position: PositionKind,
     /// Base of the rotation's frequencies (10000 as published).
     pub rope_theta: f64,
+    /// How dense weights are held in serving; absent: whatever this chip is best at.
+    #[serde(rename = "precision", skip_serializing_if = "Option::is_none")]
+    pub dense: Option<DenseKind>,
 }
 
 /// A stem other than the published one.
@@ -106,6 +110,7 @@ impl Default for VisionConfig {
             stem: None,
             position: PositionKind::Rope,
             rope_theta: 10_000.0,
+            dense: None,
         }
     }
 }

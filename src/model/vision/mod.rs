@@ -179,7 +179,8 @@ impl Layer {
 impl Attention {
     fn load(w: &Weights, config: &VisionConfig) -> Attention {
         let hidden = config.hidden_size;
-        let places = ["query", "key", "value"].map(|name| (w.pp(name), hidden));
+        // docs/PRECISION.md: of all bytes, those of the values cost the worst token most.
+        let places = [w.pp("query"), w.pp("key"), w.pp("value").fine()].map(|place| (place, hidden));
         Attention {
             qkv: Linear::stack(places, hidden, config.qkv_bias, Precision::Dense),
             proj: Linear::load(&w.pp("proj"), hidden, hidden, true, Precision::Dense),

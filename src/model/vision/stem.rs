@@ -44,14 +44,14 @@ impl Stem {
         match config.stem {
             None => Stem::patches(embeddings, config, sizes),
             Some(config::Stem::Conv { first, second }) => {
-                let w = embeddings.pp("stem");
+                let w = embeddings.pp("stem").fine();
                 let cells = config.patch_size / (first.stride * second.stride);
                 let inputs = [
                     config.in_chans * first.kernel * first.kernel,
                     first.channels * second.kernel * second.kernel,
                     second.channels * config.tubelet_size * cells * cells,
                 ];
-                let proj = embeddings.pp("patch_embeddings").pp("proj");
+                let proj = embeddings.pp("patch_embeddings").pp("proj").fine();
                 Stem::Conv(ConvStem {
                     sizes,
                     first: Linear::load(&w.pp("first"), inputs[0], first.channels, true, Precision::Dense),

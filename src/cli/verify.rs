@@ -1,11 +1,14 @@
 //! `vljepa verify DIR [GOLDEN]`: does a checkpoint, computed here, give what was recorded for it elsewhere?
 //!
+//! With `--precision` the other side of the comparison is the same checkpoint in f32.
+//!
 //! Exit status 0: everything that was compared agrees; 1: a stage is out, or nothing was compared; 2: a file cannot be read.
 
 use std::fmt::Write;
 use std::path::PathBuf;
 
-use crate::model::verify::{Report, Stage, verify};
+use crate::model::precision::Precisions;
+use crate::model::verify::{Drift, Report, Stage, drift, verify};
 
 /// Compares a checkpoint's stages with recorded tensors.
 #[derive(Debug, clap::Args)]
@@ -17,11 +20,18 @@ pub(super) struct Verify {
     /// Print one JSON object instead of a table
     #[arg(long)]
     json: bool,
+    /// Compare with the same checkpoint in f32 instead, token by token: what is lost where parts (vision, predictor, text,
+    /// decoder) hold their dense weights as f32, bf16, int8 or auto; parts that are not named stay f32.
+    #[arg(long, value_name = "PART=WORD,..")]
+    precision: Option<Precisions>,
 }
 
 impl Verify {
     /// Prints the report and returns the exit status.
     pub(super) fn run(self) -> anyhow::Result<i32> {
+        if let Some(asked) = self.precision {
+            return self.drift(asked);
+        }
         let report = match verify(&self.dir, self.golden.as_deref()) {
             Ok(report) => report,
             Err(error) => {
@@ -34,6 +44,23 @@ impl Verify {
             false => print!("{}", table(&report)),
         }
         Ok(if report.ok() { 0 } else { 1 })
+    }
+
+    /// Prints what the asked precisions change; 0 if all of it could be compared.
+    fn drift(&self, asked: Precisions) -> anyhow::Result<i32> {
+        let drifts = match drift(&self.dir, self.golden.as_deref(), asked) {
+            Ok(drifts) => drifts,
+            Err(error) => {
+                eprintln!("error: {error}");
+                return Ok(2);
+            }
+        };
+        match self.json {
+            true => println!("{}", serde_json::to_string_pretty(&drifts)?),
+            false => print!("{}", drift_table(&drifts)),
+        }
+        let compared = !drifts.is_empty() && drifts.iter().all(|drift| drift.least.is_finite());
+        Ok(if compared { 0 } else { 1 })
     }
 }
 
@@ -71,6 +98,25 @@ fn table(report: &Report) -> String {
     let out = report.stages.iter().filter(|stage| !stage.ok).count();
     let sum = (report.stages.len(), out, report.not_checked.len());
     text + &format!("{} stages checked, {} out of tolerance, {} names not checked\n", sum.0, sum.1, sum.2)
+}
+
+/// A row a stage that leaves a part; those in between are in the JSON.
+fn drift_table(drifts: &[Drift]) -> String {
+    let between = |stage: &str| {
+        stage.rsplit('.').next().is_some_and(|last| {
+            let last = last.trim_end_matches("_all").trim_end_matches("_query");
+            last.ends_with(|end: char| end.is_ascii_digit())
+        })
+    };
+    let shown: Vec<&Drift> = drifts.iter().filter(|drift| !between(&drift.stage)).collect();
+    let width = shown.iter().map(|drift| drift.stage.len()).max().unwrap_or(0).max("stage".len());
+    let head = format!(
+        "{:<10} {:<9} {:width$} {:>7} {:>11} {:>11}\n",
+        "part", "precision", "stage", "tokens", "least cos", "mean cos"
+    );
+    shown.iter().fold(head, |text, Drift { part, precision, stage, tokens, least, mean }| {
+        text + &format!("{part:<10} {precision:<9} {stage:width$} {tokens:>7} {least:>11.7} {mean:>11.7}\n")
+    })
 }
 
 fn verdict(stage: &Stage) -> String {

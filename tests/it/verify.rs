@@ -156,3 +156,55 @@ fn inspect_shows_what_a_bundle_is_made_of() {
         assert!(table.contains(fact), "{fact} in\n{table}");
     }
 }
+
+/// Standard output of a call that succeeds, as JSON.
+fn json(words: &[&str], folders: &[&Path]) -> Value {
+    let done = vljepa(words, folders);
+    assert_eq!(done.status.code(), Some(0), "{}", text(&done.stderr));
+    serde_json::from_slice(&done.stdout).expect("JSON")
+}
+
+#[test]
+fn bytes_keep_every_token_of_the_goldens() {
+    let bundle = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/bundles/world-small");
+    let cases = [
+        (vec![golden("vjepa2_tiny")], ".last_hidden_state"),
+        (vec![golden("embeddinggemma_tiny")], "embedding"),
+        (vec![bundle, golden("world_small")], "vision.last_hidden_state"),
+    ];
+    for (folders, stage) in cases {
+        let folders: Vec<&Path> = folders.iter().map(PathBuf::as_path).collect();
+        let drifts = json(&["verify", "--json", "--precision", "int8"], &folders);
+        let drifts = drifts.as_array().expect("a list").iter();
+        let ends: Vec<&Value> = drifts.filter(|d| d["stage"].as_str().is_some_and(|s| s.ends_with(stage))).collect();
+        assert!(!ends.is_empty(), "{folders:?}");
+        for drift in ends {
+            let least = drift["least"].as_f64().expect("a number");
+            // not 1 either: something was rounded
+            assert!((0.999..1.0 - 1e-6).contains(&least) && drift["precision"] == "int8", "{drift}");
+        }
+    }
+    let same = json(&["verify", "--json", "--precision", "f32"], &[&golden("bert_tiny")]);
+    assert!(same.as_array().expect("a list").iter().all(|drift| drift["least"].as_f64() > Some(1.0 - 1e-12)), "{same}");
+}
+
+#[test]
+fn precisions_are_asked_for_by_flag_before_environment_and_wrong_words_are_told() {
+    let inspect = |environment: &str, words: &[&str]| {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_vljepa"));
+        program.args(["inspect", "--json"]).args(words).env("VLJEPA_PRECISION", environment);
+        program.output().expect("the program runs")
+    };
+    let done = inspect("text=bf16,vision=bf16", &["--precision", "vision=f32"]);
+    let facts: Value = serde_json::from_slice(&done.stdout).expect("JSON");
+    let precision = |part: usize| facts["parts"][part]["precision"].as_str().expect("a word").to_owned();
+    assert_eq!([precision(0), precision(1), precision(2)], ["f32", "w1.58a8", "bf16"]);
+    let space = |done: &Output| serde_json::from_slice::<Value>(&done.stdout).expect("JSON")["space"].clone();
+    assert_eq!(space(&done), space(&inspect("int8", &[])), "precision is no part of what a space is");
+    let known = "must be one of auto, f32, bf16, int8";
+    let wrong = inspect("text=fp8", &[]);
+    assert!(text(&wrong.stderr).contains(&format!("VLJEPA_PRECISION: text is \"fp8\", {known}")), "{wrong:?}");
+    let wrong = inspect("", &["--precision", "vision=int4"]);
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(text(&wrong.stderr).contains(&format!("vision is \"int4\", {known}")), "{wrong:?}");
+}

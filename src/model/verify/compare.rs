@@ -185,7 +185,7 @@ fn norm(values: &[f64]) -> f64 {
 }
 
 /// Cosine of two flattened tensors; 1 if both are 0, 0 if one is.
-fn cosine(a: &[f64], b: &[f64]) -> f64 {
+pub(super) fn cosine(a: &[f64], b: &[f64]) -> f64 {
     match (norm(a), norm(b)) {
         (0.0, 0.0) => 1.0,
         (0.0, _) | (_, 0.0) => 0.0,

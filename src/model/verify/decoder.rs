@@ -14,12 +14,13 @@ use super::bitlinear;
 use super::compare::Tolerance;
 use super::files;
 use super::trial::{Ragged, Trial, tensor};
+use crate::model::bundle::Part;
 use crate::model::config::{LlamaConfig, QuantizationConfig};
 use crate::model::decoder::{DecodeOptions, TokenSampling, generate};
 use crate::model::llama::Llama;
 use crate::model::unobserved;
 use crate::nn::attention::Plan;
-use crate::nn::linear::{Precision, WeightScale};
+use crate::nn::linear::{Dense, Precision, WeightScale};
 use crate::nn::rows;
 use crate::nn::weights::{Mode, Weights};
 
@@ -49,10 +50,11 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// Opens `model.safetensors`, and `model_packed.safetensors` beside it, in which `weight_scale` divides.
-    pub fn open(dir: &Path, config: &LlamaConfig) -> Result<Sources, VerifyError> {
-        let beside = Source::open(dir, files::PACKED, meaning(config, WeightScale::Divides))?;
-        let main = Source::open(dir, files::MODEL, config.clone())?;
+    /// Opens `model.safetensors`, and `model_packed.safetensors` beside it, in which `weight_scale` divides; dense
+    /// layers are held as `dense`.
+    pub fn open(dir: &Path, config: &LlamaConfig, dense: Dense) -> Result<Sources, VerifyError> {
+        let beside = Source::open(dir, files::PACKED, meaning(config, WeightScale::Divides), dense)?;
+        let main = Source::open(dir, files::MODEL, config.clone(), dense)?;
         match (main, beside) {
             (Some(main), _) if main.is_packed() => Ok(Sources { float: None, packed: Some(main) }),
             (None, None) => Err(VerifyError::new(dir, "holds no model.safetensors")),
@@ -67,12 +69,12 @@ impl Sources {
 }
 
 impl Source {
-    fn open(dir: &Path, stem: &str, config: LlamaConfig) -> Result<Option<Source>, VerifyError> {
+    fn open(dir: &Path, stem: &str, config: LlamaConfig, dense: Dense) -> Result<Option<Source>, VerifyError> {
         let files = files::files(dir, stem)?;
         if files.is_empty() {
             return Ok(None);
         }
-        Ok(Some(Source { weights: files::open(&files)?, files, config }))
+        Ok(Some(Source { weights: files::open(&files)?.holding(dense), files, config }))
     }
 
     /// The same weights under another config of their stack.
@@ -103,7 +105,7 @@ impl Source {
                 tensors.insert(name, if inverts { stored.to_dtype(DType::F32)?.recip()? } else { stored });
             }
         }
-        let weights = Weights::from_tensors(tensors, Mode::Infer);
+        let weights = Weights::from_tensors(tensors, Mode::Infer).holding(self.weights.dense());
         Ok(Source { weights, ..self.under(meaning(&self.config, scale)) })
     }
 
@@ -132,7 +134,7 @@ fn meaning(config: &LlamaConfig, scale: WeightScale) -> LlamaConfig {
 pub fn check(trial: &mut Trial, dir: &Path) -> Result<(), VerifyError> {
     // recorded texts do not stop at an end token
     let config = LlamaConfig { eos_token_id: None, ..files::part_config(dir, LlamaConfig::check)? };
-    let sources = Sources::open(dir, &config)?;
+    let sources = Sources::open(dir, &config, trial.dense(Part::Decoder))?;
     check_frequencies(trial, &config)?;
     let main = sources.main();
     let llama = main.load()?;
@@ -212,9 +214,11 @@ fn check_bidirectional(trial: &mut Trial, llama: &Llama, tolerance: Tolerance) -
         let last =
             llama.run(inputs, layers, &sequence, &mut |stage, value| stages.push((stage.to_owned(), value.clone())))?;
         for (stage, value) in stages {
+            trial.keep(Part::Decoder, &format!("{group}.{stage}"), &value)?;
             trial.expect(&format!("{group}.{stage}"), &rows.pad(&value)?, tolerance)?;
         }
         let norm = llama.normalize(&last)?;
+        trial.keep(Part::Decoder, &format!("{group}.norm"), &norm)?;
         trial.expect(&format!("{group}.norm"), &rows.pad(&norm)?, tolerance)?;
         let texts: Vec<_> = segments.into_iter().map(|segment| vec![segment]).collect();
         trial.expect_tensor(&format!("{group}.pooled"), &rows::mean(&norm, &texts)?, tolerance)?;
@@ -245,6 +249,7 @@ fn check_causal(
     stages.push(("logits".into(), llama.logits(&normalized)?));
     stages.push(("last_hidden_state".into(), normalized));
     for (stage, value) in stages {
+        trial.keep(Part::Decoder, &format!("{prefix}{stage}"), &value)?;
         trial.expect(&format!("{prefix}{stage}"), &rows.pad(&value)?, tolerance)?;
     }
     Ok(())

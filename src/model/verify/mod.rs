@@ -7,6 +7,7 @@
 mod bitlinear;
 mod compare;
 mod decoder;
+mod drift;
 mod files;
 mod golden;
 mod stream;
@@ -21,6 +22,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 pub use compare::{Stage, Tolerance, Unit};
+pub use drift::{Drift, drift};
 
 use crate::nn::cause;
 use crate::nn::weights::WeightsError;
@@ -70,15 +72,22 @@ impl Report {
 
 /// Compares what the checkpoint in `dir` computes with what `golden` (a file or folder; `dir` itself if none is named) holds.
 ///
+/// In f32, whatever serving would do: the bounds are those of f32. [`drift`] tells what another precision changes.
 /// `dir` is one part in Hugging Face layout, a whole model, or a folder that holds recorded tensors only.
 pub fn verify(dir: &Path, golden: Option<&Path>) -> Result<Report, VerifyError> {
     let mut trial = Trial::new(Golden::open(golden.unwrap_or(dir))?);
+    examine(&mut trial, dir)?;
+    Ok(trial.report())
+}
+
+/// Runs every check that the files in `dir` and the recorded names ask for.
+fn examine(trial: &mut Trial, dir: &Path) -> Result<(), VerifyError> {
     let kind = files::model_type(dir)?;
     match kind.as_deref() {
-        Some("vjepa2") => vision::check(&mut trial, dir)?,
-        Some("gemma3_text" | "bert") => text::check(&mut trial, dir)?,
-        Some("llama" | "bitnet") => decoder::check(&mut trial, dir)?,
-        Some("vl_jepa" | "vljepa") => whole::check(&mut trial, dir)?,
+        Some("vjepa2") => vision::check(trial, dir)?,
+        Some("gemma3_text" | "bert") => text::check(trial, dir)?,
+        Some("llama" | "bitnet") => decoder::check(trial, dir)?,
+        Some("vl_jepa" | "vljepa") => whole::check(trial, dir)?,
         Some(other) => {
             let known = "vjepa2, gemma3_text, bert, llama, bitnet, vl_jepa";
             let what = format!("model_type is \"{other}\", must be one of {known}");
@@ -89,10 +98,9 @@ pub fn verify(dir: &Path, golden: Option<&Path>) -> Result<Report, VerifyError> 
         }
         None => {}
     }
-    vision::check_preprocessing(&mut trial, dir)?;
-    bitlinear::check_cases(&mut trial)?;
-    stream::check(&mut trial)?;
-    Ok(trial.report())
+    vision::check_preprocessing(trial, dir)?;
+    bitlinear::check_cases(trial)?;
+    stream::check(trial)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use super::compare::{Tolerance, Values};
 use super::files;
 use super::trial::{Ragged, Trial};
 use crate::input::Tokenizer;
+use crate::model::bundle::Part;
 use crate::model::config::TextConfig;
 use crate::model::files::Files;
 use crate::model::text::{TextEncoder, TextHead, modules};
@@ -18,10 +19,10 @@ const STAGE: Tolerance = Tolerance::rms(9e-5);
 /// Checks the batch of the file, padded on the right, and again as padded on the left where that is recorded.
 pub fn check(trial: &mut Trial, dir: &Path) -> Result<(), VerifyError> {
     let config = files::part_config(dir, TextConfig::check)?;
-    let weights = files::weights(dir, files::MODEL)?;
+    let weights = trial.weights(dir, Part::Text)?;
     let encoder = TextEncoder::load(&weights, &config, TextHead::default());
     weights.finish()?;
-    let encoder = encoder.with_dense(dense(dir, config.hidden_size(), None)?);
+    let encoder = encoder.with_dense(dense(trial, dir, config.hidden_size(), None)?);
     check_token_types(trial)?;
     if trial.golden.has("input_ids") {
         check_batch(trial, &encoder, "input_ids", "attention_mask", &["", "right."])?;
@@ -35,10 +36,10 @@ pub fn check(trial: &mut Trial, dir: &Path) -> Result<(), VerifyError> {
 
 /// The Dense layers of a sentence-transformers folder, in their order, from rows of `hidden` to rows of `after` (where
 /// that is known); none without `modules.json`.
-pub fn dense(dir: &Path, hidden: usize, after: Option<usize>) -> Result<Vec<Linear>, VerifyError> {
+pub fn dense(trial: &Trial, dir: &Path, hidden: usize, after: Option<usize>) -> Result<Vec<Linear>, VerifyError> {
     let listed = modules::dense(&Files::Directory(dir.to_path_buf()), "", hidden, after);
     let load = |module: modules::Dense| {
-        let weights = files::weights(&dir.join(&module.folder), files::MODEL)?;
+        let weights = trial.weights(&dir.join(&module.folder), Part::Text)?;
         let (inputs, outputs) = (module.inputs, module.outputs);
         let layer = Linear::load(&weights.pp("linear"), inputs, outputs, module.bias, Precision::Dense);
         weights.finish()?;
@@ -74,6 +75,7 @@ fn check_batch(
         return Err(trial.golden.fault(mask, &what));
     }
     for (stage, value) in stages(encoder, &texts)? {
+        trial.keep(Part::Text, &format!("{}{stage}", prefixes[0]), &value)?;
         let by_text = matches!(stage.as_str(), "pooled" | "dense" | "embedding");
         for name in prefixes.iter().map(|prefix| format!("{prefix}{stage}")) {
             match by_text {

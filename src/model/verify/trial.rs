@@ -4,12 +4,17 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 
 use super::compare::{Stage, Tolerance, Values, compare};
 use super::golden::Golden;
-use super::{Report, VerifyError};
+use super::{Report, VerifyError, files};
+use crate::model::bundle::Part;
+use crate::model::precision::{DenseKind, Precisions};
+use crate::nn::linear::Dense;
+use crate::nn::weights::Weights;
 
 /// The recorded tensors and what came of comparing with them.
 pub struct Trial {
@@ -18,12 +23,64 @@ pub struct Trial {
     stages: Vec<Stage>,
     names: BTreeSet<String>,
     variant: &'static str,
+    precisions: Precisions,
+    /// What was computed, where that is what is asked for.
+    kept: Option<Vec<Computed>>,
+}
+
+/// A stage as it was computed.
+pub struct Computed {
+    /// The part that computed it.
+    pub part: Part,
+    /// How that part held its dense weights.
+    pub dense: Dense,
+    /// The stage's name.
+    pub stage: String,
+    /// Its rows.
+    pub values: Values,
 }
 
 impl Trial {
     /// A trial in which nothing has been compared yet.
     pub fn new(golden: Golden) -> Trial {
-        Trial { golden, stages: Vec::new(), names: BTreeSet::new(), variant: "" }
+        let precisions = Precisions::all(DenseKind::F32);
+        Trial { golden, stages: Vec::new(), names: BTreeSet::new(), variant: "", precisions, kept: None }
+    }
+
+    /// A trial in these precisions (f32 where nothing is asked) that keeps what is computed.
+    pub fn keeping(golden: Golden, precisions: Precisions) -> Trial {
+        Trial { precisions, kept: Some(Vec::new()), ..Trial::new(golden) }
+    }
+
+    /// How a part holds its dense weights in this trial.
+    pub fn dense(&self, part: Part) -> Dense {
+        self.precisions.of(part).unwrap_or(DenseKind::F32).here()
+    }
+
+    /// The weights of a part in `dir`.
+    pub fn weights(&self, dir: &Path, part: Part) -> Result<Weights, VerifyError> {
+        Ok(files::weights(dir, files::MODEL)?.holding(self.dense(part)))
+    }
+
+    /// What was computed since [`Trial::keeping`].
+    pub fn computed(self) -> Vec<Computed> {
+        self.kept.unwrap_or_default()
+    }
+
+    /// Keeps rows that `part` computed, if they are asked for.
+    pub fn keep(&mut self, part: Part, stage: &str, rows: &Tensor) -> Result<(), VerifyError> {
+        let dense = self.dense(part);
+        let stage = self.row(stage);
+        if let Some(kept) = &mut self.kept {
+            let values = Values { shape: rows.dims().to_vec(), numbers: numbers(rows)? };
+            kept.push(Computed { part, dense, stage, values });
+        }
+        Ok(())
+    }
+
+    /// The name of a row of the report.
+    fn row(&self, name: &str) -> String {
+        if self.variant.is_empty() { name.to_owned() } else { format!("{}: {name}", self.variant) }
     }
 
     /// From here on, rows are named as computed with this variant of the weights (`""`: the only one).
@@ -35,7 +92,7 @@ impl Trial {
     pub fn expect(&mut self, name: &str, computed: &Values, tolerance: Tolerance) -> Result<(), VerifyError> {
         if self.golden.has(name) {
             let recorded = self.golden.values(name)?;
-            let row = if self.variant.is_empty() { name.to_owned() } else { format!("{}: {name}", self.variant) };
+            let row = self.row(name);
             self.names.insert(name.to_owned());
             self.stages.push(compare(row, computed, &recorded, tolerance));
         }

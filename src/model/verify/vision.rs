@@ -10,6 +10,7 @@ use super::compare::{Tolerance, Values};
 use super::files;
 use super::trial::{Ragged, Trial, tensor};
 use crate::input::{Frame, Preprocessor, Sampling};
+use crate::model::bundle::Part;
 use crate::model::config::VisionConfig;
 use crate::model::vision::VisionEncoder;
 use crate::nn::rope::Rotary;
@@ -23,7 +24,7 @@ const PIXELS: Tolerance = Tolerance::absolute(0.0176).with_mean(5e-4);
 pub fn check(trial: &mut Trial, dir: &Path) -> Result<(), VerifyError> {
     let config = files::part_config(dir, VisionConfig::check)?;
     check_rotation(trial, &config)?;
-    let weights = files::weights(dir, files::MODEL)?;
+    let weights = trial.weights(dir, Part::Vision)?;
     let encoder = VisionEncoder::load(&weights, &config);
     weights.finish()?;
     for clip in trial.golden.before(".pixel_values_videos") {
@@ -43,6 +44,7 @@ fn check_clip(trial: &mut Trial, encoder: &VisionEncoder, clip: &str) -> Result<
     let places = visual.segments.first().map_or(0, |segment| segment.len());
     let rows = Ragged::full(pixels.len(), places);
     for (at, (stage, value)) in stages.iter().enumerate() {
+        trial.keep(Part::Vision, &format!("{clip}.{stage}"), value)?;
         trial.expect(&format!("{clip}.{stage}"), &rows.pad(value)?, STAGE)?;
         // recorded is what the attention adds to the rows before it
         if let Some(block) = stage.strip_prefix("attended") {

@@ -16,6 +16,7 @@ use super::files;
 use super::text;
 use super::trial::{Ragged, Trial, numbers, tensor};
 use super::vision::{self, STAGE};
+use crate::model::bundle::Part;
 use crate::model::config::{LinearKind, LlamaConfig, Pool, PredictorConfig, VisualAttention, VlJepaConfig};
 use crate::model::decoder::{DecodeOptions, Decoder, TokenSampling};
 use crate::model::predictor::{Predictor, Question};
@@ -60,7 +61,7 @@ pub fn check(trial: &mut Trial, dir: &Path) -> Result<(), VerifyError> {
     let targets = check_text(trial, dir, &config)?;
     let Some(visual) = check_vision(trial, dir, &config)? else { return Ok(()) };
     let folder = part(dir, &["predictor"])?;
-    let sources = Sources::open(&folder, &config.predictor.llama)?;
+    let sources = Sources::open(&folder, &config.predictor.llama, trial.dense(Part::Predictor))?;
     check_taps(trial, &sources)?;
     if !trial.golden.has("query_ids") {
         return Ok(());
@@ -92,7 +93,7 @@ fn part(dir: &Path, names: &[&str]) -> Result<PathBuf, VerifyError> {
 }
 
 fn check_vision(trial: &mut Trial, dir: &Path, config: &VlJepaConfig) -> Result<Option<Visual>, VerifyError> {
-    let weights = files::weights(&part(dir, &["x_encoder", "vision"])?, files::MODEL)?;
+    let weights = trial.weights(&part(dir, &["x_encoder", "vision"])?, Part::Vision)?;
     let encoder = VisionEncoder::load(&weights, &config.vision);
     weights.finish()?;
     // one batch, or clips of different lengths under names of their own
@@ -107,6 +108,7 @@ fn check_vision(trial: &mut Trial, dir: &Path, config: &VlJepaConfig) -> Result<
     let mut stages = Vec::new();
     let visual = encoder.observe(&views, &mut |stage, value| stages.push((stage.to_owned(), value.clone())))?;
     for (stage, value) in stages {
+        trial.keep(Part::Vision, &format!("vision.{stage}"), &value)?;
         trial.expect_tensor(&format!("vision.{stage}"), &value, STAGE)?;
     }
     trial.expect_tensor("visual_tokens", &visual.tokens, STAGE)?;
@@ -116,9 +118,9 @@ fn check_vision(trial: &mut Trial, dir: &Path, config: &VlJepaConfig) -> Result<
 /// `y.*`; returns the embeddings of the target texts, none if no targets are recorded.
 fn check_text(trial: &mut Trial, dir: &Path, config: &VlJepaConfig) -> Result<Vec<Vec<f64>>, VerifyError> {
     let folder = part(dir, &["y_encoder", "text"])?;
-    let weights = files::weights(&folder, files::MODEL)?;
+    let weights = trial.weights(&folder, Part::Text)?;
     // the Dense layers stand among the other weights, or in folders of their own
-    let dense = text::dense(&folder, config.text.hidden_size(), Some(config.text.hidden_size()))?;
+    let dense = text::dense(trial, &folder, config.text.hidden_size(), Some(config.text.hidden_size()))?;
     let dense_dim = config.dense_dim.filter(|_| dense.is_empty());
     let head = TextHead { dense_dim, shared_dim: Some(config.shared_dim) };
     let encoder = TextEncoder::load(&weights, &config.text, head);
@@ -132,6 +134,7 @@ fn check_text(trial: &mut Trial, dir: &Path, config: &VlJepaConfig) -> Result<Ve
     let ids = trial.golden.tokens("target_ids", config.text.vocab_size())?;
     let mut targets = Vec::new();
     for (stage, value) in text::stages(&encoder, &rows.strip(&ids))? {
+        trial.keep(Part::Text, &format!("y.{stage}"), &value)?;
         match stage.as_str() {
             "last_hidden_state" => trial.expect("y.hidden", &rows.pad(&value)?, STAGE)?,
             "pooled" | "dense" => trial.expect_tensor(&format!("y.{stage}"), &value, STAGE)?,
@@ -185,6 +188,7 @@ fn check_predictor(trial: &mut Trial, batch: &Batch, source: &Source, prefix: &s
         })?;
         for (stage, value) in stages {
             let name = format!("{prefix}pred.{stage}");
+            trial.keep(Part::Predictor, &format!("{name}_{suffix}"), &value)?;
             match stage.as_str() {
                 "pooled" => trial.expect_tensor(&format!("{name}_{suffix}"), &value, within(TERNARY_POOLED))?,
                 "embedding" => {
@@ -231,7 +235,7 @@ fn check_decoder(trial: &mut Trial, dir: &Path, config: &VlJepaConfig) -> Result
     else {
         return Ok(());
     };
-    let weights = files::weights(&part(dir, &["decoder"])?, files::MODEL)?;
+    let weights = trial.weights(&part(dir, &["decoder"])?, Part::Decoder)?;
     let decoder = Decoder::load(&weights, decoder, config.shared_dim);
     weights.finish()?;
     let (shape, [_, max_tokens]) = (trial.golden.axes::<2>(answers)?, trial.golden.axes("decode.greedy_ids")?);
@@ -241,7 +245,9 @@ fn check_decoder(trial: &mut Trial, dir: &Path, config: &VlJepaConfig) -> Result
     let lines: Vec<Vec<f64>> = texts.iter().map(line).collect();
     trial.expect_numbers("decode.greedy_ids", lines.concat(), Tolerance::EXACT)?;
     let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
-    trial.expect_tensor("decode.logits", &decoder.logits(&answers, &texts)?, STAGE)
+    let logits = decoder.logits(&answers, &texts)?;
+    trial.keep(Part::Decoder, "decode.logits", &logits)?;
+    trial.expect_tensor("decode.logits", &logits, STAGE)
 }
 
 /// Scores between answers and targets, and bi-directional InfoNCE over them (row i belongs to column i).

@@ -11,13 +11,24 @@ use std::arch::x86_64::*;
 
 use super::isa::{Avx512Vnni, Isa};
 use super::micro::{
-    CLASSES, Micro, Quad, RowScale, Sums, TILE_ROWS, Tile, TileLoop, Words, activation_scale, each_height, each_panel,
-    fixed,
+    CLASSES, LANES, Lines, Micro, Quad, RowScale, Sums, TILE_ROWS, Tile, Words, activation_scale, each_height,
+    each_panel, each_panel_of_lines,
 };
 use super::scalar::MAGNITUDE;
 
 /// Lanes of a vector of 32-bit numbers.
 const VECTOR: usize = 16;
+
+/// Where the sums of a tile and a panel go.
+enum End<'a> {
+    Sums(&'a mut [Sums]),
+    /// The lines of this panel of them.
+    Floats(&'a Lines<'a>, usize),
+}
+
+/// A loop for tiles of one height: panel, tile, end. Safe to call from [`each_panel`] or [`each_panel_of_lines`] with
+/// what it gives, on a chip that has avx512f, bw, vl and vnni.
+type TileLoop = unsafe fn(&[Words], &Tile<'_>, End<'_>);
 
 /// The loops for a tile of 1, 2, .. 12 rows.
 const TERNARY: [TileLoop; TILE_ROWS] = each_height!(ternary);
@@ -30,16 +41,30 @@ impl Micro for Avx512Vnni {
 
     fn ternary(&self, panels: &[Words], tile: &Tile<'_>, sums: &mut [Sums]) {
         each_panel(panels, tile.blocks(), tile, sums, |panel, sums| {
-            // SAFETY: self exists, so detection saw avx512f, bw, vl and vnni; each_panel established that the tile has
-            // panel.len() blocks of sums.len() rows, the row count by which the loop is chosen.
-            unsafe { TERNARY[sums.len() - 1](panel, tile, sums) }
+            // SAFETY: self exists, so detection saw the features; each_panel established that the tile has
+            // panel.len() blocks and as many rows as sums; the loop is chosen by them.
+            unsafe { TERNARY[tile.rows() - 1](panel, tile, End::Sums(sums)) }
         });
     }
 
     fn int8(&self, panels: &[Words], tile: &Tile<'_>, sums: &mut [Sums]) {
         each_panel(panels, CLASSES * tile.blocks(), tile, sums, |panel, sums| {
             // SAFETY: as above; here panel.len() is four times the tile's blocks.
-            unsafe { INT8[sums.len() - 1](panel, tile, sums) }
+            unsafe { INT8[tile.rows() - 1](panel, tile, End::Sums(sums)) }
+        });
+    }
+
+    fn ternary_floats(&self, panels: &[Words], tile: &Tile<'_>, lines: &Lines<'_>) {
+        each_panel_of_lines(panels, tile.blocks(), tile, lines, |panel, index| {
+            // SAFETY: as above; the lines have the tile's rows and this panel.
+            unsafe { TERNARY[tile.rows() - 1](panel, tile, End::Floats(lines, index)) }
+        });
+    }
+
+    fn int8_floats(&self, panels: &[Words], tile: &Tile<'_>, lines: &Lines<'_>) {
+        each_panel_of_lines(panels, CLASSES * tile.blocks(), tile, lines, |panel, index| {
+            // SAFETY: as above; here panel.len() is four times the tile's blocks.
+            unsafe { INT8[tile.rows() - 1](panel, tile, End::Floats(lines, index)) }
         });
     }
 
@@ -53,17 +78,16 @@ impl Micro for Avx512Vnni {
 /// A ternary tile of `ROWS` rows.
 ///
 /// # Safety
-/// The tile has `ROWS` rows of `panel.len()` blocks, and `sums` has `ROWS` rows.
+/// The tile has `ROWS` rows of `panel.len()` blocks, and `end` has `ROWS` rows and this panel.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-unsafe fn ternary<const ROWS: usize>(panel: &[Words], tile: &Tile<'_>, sums: &mut [Sums]) {
+unsafe fn ternary<const ROWS: usize>(panel: &[Words], tile: &Tile<'_>, end: End<'_>) {
     if ROWS == 1 {
         // SAFETY: the caller's promise, with ROWS = 1.
-        return unsafe { ternary_row(panel, tile, sums) };
+        return unsafe { ternary_row(panel, tile, end) };
     }
-    let (row_sums, sums) = fixed::<ROWS>(tile, sums);
-    // The first class adds 64 times the codes, so the ones that the codes are too large by weigh 64 as well.
-    let mut acc = start(row_sums, 64);
+    let mut acc = [[_mm512_setzero_si512(); 2]; ROWS];
     for class in (0..CLASSES).rev() {
+        expect::<ROWS>(&end);
         let mask = _mm512_set1_epi8(3 << (2 * class));
         // SAFETY: class < 4, and the tile has [4, panel.len(), ROWS] cells.
         let mut quad = unsafe { tile.quads().as_ptr().add(class * panel.len() * ROWS) };
@@ -78,38 +102,27 @@ unsafe fn ternary<const ROWS: usize>(panel: &[Words], tile: &Tile<'_>, sums: &mu
             }
         }
     }
-    for (sums, acc) in sums.iter_mut().zip(acc) {
-        store(sums, acc);
-    }
+    // SAFETY: the caller's promise. A code is the sign plus one.
+    unsafe { finish::<ROWS, 0>(acc, tile, end) }
 }
 
 /// An int8 tile of `ROWS` rows.
 ///
 /// # Safety
-/// The tile has `ROWS` rows and as many cells a row as `panel` has words, and `sums` has `ROWS` rows.
+/// The tile has `ROWS` rows and as many cells a row as `panel` has words, and `end` has `ROWS` rows and this panel.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-unsafe fn int8<const ROWS: usize>(panel: &[Words], tile: &Tile<'_>, sums: &mut [Sums]) {
-    let (row_sums, sums) = fixed::<ROWS>(tile, sums);
-    let mut acc = start(row_sums, 128);
-    let mut quad = tile.quads().as_ptr();
-    for words in panel {
-        // SAFETY: the tile has panel.len() times ROWS cells, of which `quad` is at these; it ends one past the last.
-        quad = unsafe { add(&mut acc, vectors(words), quad) };
-    }
-    for (sums, acc) in sums.iter_mut().zip(acc) {
-        store(sums, acc);
-    }
-}
-
-/// Sums that begin with what the weights are too large by: every weight by `excess`.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn start<const ROWS: usize>(row_sums: &[i32; ROWS], excess: i32) -> [[__m512i; 2]; ROWS] {
+unsafe fn int8<const ROWS: usize>(panel: &[Words], tile: &Tile<'_>, end: End<'_>) {
     let mut acc = [[_mm512_setzero_si512(); 2]; ROWS];
-    for (acc, row_sum) in acc.iter_mut().zip(row_sums) {
-        *acc = [_mm512_set1_epi32(row_sum.wrapping_mul(-excess)); 2];
+    let mut quad = tile.quads().as_ptr();
+    for class in panel.chunks_exact((panel.len() / CLASSES).max(1)) {
+        expect::<ROWS>(&end);
+        for words in class {
+            // SAFETY: the tile has panel.len() times ROWS cells, of which `quad` is at these; it ends one past the last.
+            quad = unsafe { add(&mut acc, vectors(words), quad) };
+        }
     }
-    acc
+    // SAFETY: the caller's promise. A byte is the weight plus 2^7.
+    unsafe { finish::<ROWS, 7>(acc, tile, end) }
 }
 
 /// Adds the products of one quad of each row, and returns the place of the next quads.
@@ -136,9 +149,10 @@ unsafe fn add<const ROWS: usize>(
 /// A ternary tile of one row: eight independent sums, the panel read once.
 ///
 /// # Safety
-/// The tile has one row of `panel.len()` blocks, and `sums` has one row.
+/// The tile has one row of `panel.len()` blocks, and `end` has one row and this panel.
+#[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-unsafe fn ternary_row(panel: &[Words], tile: &Tile<'_>, sums: &mut [Sums]) {
+unsafe fn ternary_row(panel: &[Words], tile: &Tile<'_>, end: End<'_>) {
     let mut acc = [[_mm512_setzero_si512(); 2]; CLASSES];
     let quads = tile.quads().as_ptr();
     for (index, words) in panel.iter().enumerate() {
@@ -157,8 +171,77 @@ unsafe fn ternary_row(panel: &[Words], tile: &Tile<'_>, sums: &mut [Sums]) {
             *total = _mm512_add_epi32(_mm512_srai_epi32::<2>(*total), *acc);
         }
     }
-    let ones = _mm512_set1_epi32(tile.row_sums()[0]);
-    store(&mut sums[0], [_mm512_sub_epi32(total[0], ones), _mm512_sub_epi32(total[1], ones)]);
+    // SAFETY: the caller's promise. A code is the sign plus one.
+    unsafe { finish::<1, 0>([total], tile, end) }
+}
+
+/// Asks for the lines that a tile will write: its product is long enough to hide the memory. Asked for in each class,
+/// as what comes early is pushed out of the nearest cache again.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn expect<const ROWS: usize>(end: &End<'_>) {
+    let End::Floats(lines, panel) = end else { return };
+    let mut line = lines.first.wrapping_add(panel * LANES).cast::<i8>();
+    for _ in 0..ROWS {
+        _mm_prefetch::<_MM_HINT_T0>(line);
+        _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(64));
+        line = line.wrapping_add(lines.stride * size_of::<f32>());
+    }
+}
+
+/// Takes off what the weights are too large by, `2^EXCESS` each, and keeps the sums or the floats made of them.
+///
+/// # Safety
+/// The tile and `end` have `ROWS` rows, and `end` has this panel.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn finish<const ROWS: usize, const EXCESS: u32>(mut acc: [[__m512i; 2]; ROWS], tile: &Tile<'_>, end: End<'_>) {
+    for (m, acc) in acc.iter_mut().enumerate() {
+        // SAFETY: the tile has ROWS rows, and m < ROWS.
+        let row_sum = _mm512_set1_epi32(unsafe { *tile.row_sums().get_unchecked(m) });
+        let excess = _mm512_slli_epi32::<EXCESS>(row_sum);
+        *acc = [_mm512_sub_epi32(acc[0], excess), _mm512_sub_epi32(acc[1], excess)];
+    }
+    match end {
+        End::Sums(sums) => {
+            for (sums, acc) in sums.iter_mut().zip(acc) {
+                // SAFETY: 32 sums are two vectors, written without alignment.
+                unsafe { sums.as_mut_ptr().cast::<[__m512i; 2]>().write_unaligned(acc) };
+            }
+        }
+        // SAFETY: the caller's promise.
+        End::Floats(lines, panel) => unsafe { write_lines(acc, lines, panel) },
+    }
+}
+
+/// The floats of finish.rs, straight from the registers.
+///
+/// # Safety
+/// `lines` has `ROWS` rows and this panel.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn write_lines<const ROWS: usize>(acc: [[__m512i; 2]; ROWS], lines: &Lines<'_>, panel: usize) {
+    let column = panel * LANES;
+    // SAFETY: the panel is one of the lines', and 32 scales are two vectors, read without alignment.
+    let scales = unsafe { lines.scales.get_unchecked(panel).as_ptr().cast::<[__m512; 2]>().read_unaligned() };
+    for (m, acc) in acc.into_iter().enumerate() {
+        // SAFETY: the lines have ROWS rows, and m < ROWS.
+        let factor = _mm512_set1_ps(unsafe { *lines.factors.get_unchecked(m) });
+        let mut line = [_mm512_setzero_ps(); 2];
+        for ((line, acc), scale) in line.iter_mut().zip(acc).zip(scales) {
+            *line = _mm512_mul_ps(_mm512_cvtepi32_ps(acc), _mm512_mul_ps(scale, factor));
+        }
+        let start = m * lines.stride + column;
+        let bias = lines.bias.map(|bias| bias.as_ptr().wrapping_add(column));
+        let residual = lines.residual.map(|residual| residual.as_ptr().wrapping_add(start));
+        for added in [bias, residual].into_iter().flatten() {
+            // SAFETY: bias has 32 floats for each panel, residual the same cells as the lines.
+            let added = unsafe { added.cast::<[__m512; 2]>().read_unaligned() };
+            line = [_mm512_add_ps(line[0], added[0]), _mm512_add_ps(line[1], added[1])];
+        }
+        // SAFETY: row m and this panel are cells that the lines may write.
+        unsafe { lines.first.add(start).cast::<[__m512; 2]>().write_unaligned(line) };
+    }
 }
 
 /// The two vectors of a panel's words.
@@ -179,17 +262,6 @@ fn vectors(words: &Words) -> [__m512i; 2] {
 unsafe fn broadcast(quad: *const Quad) -> __m512i {
     // SAFETY: the caller's promise; a quad is four bytes, read without alignment.
     _mm512_set1_epi32(unsafe { quad.cast::<i32>().read_unaligned() })
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn store(sums: &mut Sums, acc: [__m512i; 2]) {
-    let lanes = sums.as_mut_ptr();
-    // SAFETY: 32 sums are two vectors, written without alignment.
-    unsafe {
-        _mm512_storeu_si512(lanes.cast(), acc[0]);
-        _mm512_storeu_si512(lanes.add(VECTOR).cast(), acc[1]);
-    }
 }
 
 /// # Safety

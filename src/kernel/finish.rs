@@ -1,14 +1,13 @@
 //! What becomes of the exact sums of a tile and some panels: floats with scales, bias and residual, or whole numbers.
 //!
-//! It follows each micro-kernel's call while the sums are in the nearest cache, and is plain Rust: only separate f32
-//! products and additions, whose bits are the same on every width of vectors. The lines that it will write are asked
-//! for before the micro-kernel's call, which is long enough to hide the memory.
+//! A micro-kernel may write the floats straight from its registers (`Lines`); the plain loop here does it for those that
+//! leave sums. There are only separate f32 products and additions, whose bits are the same on every width of vectors.
 
 use std::ops::Range;
 
 use super::lookup::Sink;
-use super::micro::{LANES, Sums};
-use super::packed::Member;
+use super::micro::{LANES, Micro, Sums, TILE_ROWS, Tile, Words};
+use super::packed::{Member, Weights};
 use super::quantize::QuantizedRows;
 use super::shared::{Shared, prefetch};
 use super::wide::wide;
@@ -31,7 +30,17 @@ impl<'a> Output<'a> {
     }
 }
 
-/// Takes the sums of a product.
+/// What a job multiplies: some panels of one matrix of a stack, and some activation rows.
+pub(super) struct Place {
+    /// The matrix.
+    pub member: usize,
+    /// The panels, of the stack's.
+    pub panels: Range<usize>,
+    /// The activation rows.
+    pub rows: Range<usize>,
+}
+
+/// Where a product goes.
 pub(super) trait Finish: Sync {
     /// Announces the rows and panels that come next; see [`Finish::put`].
     fn expect(&self, member: usize, rows: Range<usize>, panels: Range<usize>);
@@ -41,6 +50,27 @@ pub(super) trait Finish: Sync {
     /// # Safety
     /// No other thread hands over the same rows with the same panels meanwhile.
     unsafe fn put(&self, member: usize, rows: Range<usize>, panels: Range<usize>, sums: &[Sums]);
+
+    /// Multiplies the panels with the tile of those rows, and takes the product.
+    ///
+    /// # Safety
+    /// As [`Finish::put`].
+    unsafe fn fill<W: Weights>(&self, micro: &dyn Micro, place: Place, panels: &[Words], tile: &Tile<'_>) {
+        // SAFETY: the caller's promise.
+        unsafe { self.fill_by_sums::<W>(micro, place, panels, tile) }
+    }
+
+    /// The way of [`Finish::fill`] that is always there.
+    ///
+    /// # Safety
+    /// As [`Finish::put`].
+    unsafe fn fill_by_sums<W: Weights>(&self, micro: &dyn Micro, place: Place, panels: &[Words], tile: &Tile<'_>) {
+        let mut sums = [[0; LANES]; TILE_ROWS];
+        let sums = &mut sums[..place.panels.len() * tile.rows()];
+        W::sums(micro, panels, tile, sums);
+        // SAFETY: the caller's promise.
+        unsafe { self.put(place.member, place.rows, place.panels, sums) }
+    }
 }
 
 /// Takes the sums of one part of a product from the lookup, which knows panels but not their matrices.
@@ -173,9 +203,8 @@ impl Finish for Floats<'_> {
     fn expect(&self, member: usize, rows: Range<usize>, panels: Range<usize>) {
         let Target { cells, residual, .. } = &self.targets[member];
         let columns = cells.columns(panels);
-        for row in rows {
-            let line = cells.line(row, &columns);
-            prefetch(cells.values.pointer(&line), line.len());
+        for line in rows.map(|row| cells.line(row, &columns)) {
+            prefetch(cells.values.pointer(line.start), line.len());
             if let Some(residual) = residual {
                 prefetch(residual[line.clone()].as_ptr(), line.len());
             }
@@ -183,47 +212,113 @@ impl Finish for Floats<'_> {
     }
 
     unsafe fn put(&self, member: usize, rows: Range<usize>, panels: Range<usize>, sums: &[Sums]) {
-        scale(&self.targets[member], &self.lane_scales[panels.clone()], (rows, panels), sums);
+        let target = &self.targets[member];
+        for (panel, sums) in panels.zip(sums.chunks_exact(rows.len())) {
+            let (columns, scales) = (target.cells.columns(panel..panel + 1), &self.lane_scales[panel]);
+            if columns.len() == LANES {
+                // SAFETY: the caller keeps others off these rows and columns.
+                unsafe { target.lines(&rows, columns.start, std::slice::from_ref(scales)) }.put(sums);
+            } else {
+                // SAFETY: as above.
+                unsafe { target.put_part(&rows, &columns, sums, scales) };
+            }
+        }
+    }
+
+    unsafe fn fill<W: Weights>(&self, micro: &dyn Micro, place: Place, panels: &[Words], tile: &Tile<'_>) {
+        let target = &self.targets[place.member];
+        let columns = target.cells.columns(place.panels.clone());
+        if columns.len().is_multiple_of(LANES) {
+            // SAFETY: the caller keeps others off these rows and columns.
+            let lines = unsafe { target.lines(&place.rows, columns.start, &self.lane_scales[place.panels]) };
+            W::floats(micro, panels, tile, &lines);
+        } else {
+            // SAFETY: as above.
+            unsafe { self.fill_by_sums::<W>(micro, place, panels, tile) }
+        }
     }
 }
 
-wide! {
-    /// Only for [`Floats::put`], whose promise it passes on.
-    fn scale(
-        target: &Target<'_>,
-        lane_scales: &[[f32; LANES]],
-        place: (Range<usize>, Range<usize>),
-        sums: &[Sums],
-    ) {
-        let (rows, panels) = place;
-        let factors = &target.factors[rows.clone()];
-        for ((panel, scales), sums) in panels.zip(lane_scales).zip(sums.chunks_exact(factors.len())) {
-            let columns = target.cells.columns(panel..panel + 1);
-            let bias = target.bias.map(|bias| &bias[columns.clone()]);
-            for ((row, sums), factor) in rows.clone().zip(sums).zip(factors) {
-                let line = target.cells.line(row, &columns);
-                let residual = target.residual.map(|residual| &residual[line.clone()]);
-                // SAFETY: the caller of put keeps others off these rows and columns.
-                let out = unsafe { target.cells.values.range(line) };
-                // A whole line has a length that the compiler knows.
-                match <&mut [f32; LANES]>::try_from(&mut *out) {
-                    Ok(out) => scale_line(out, sums, (scales, *factor), [bias, residual]),
-                    Err(_) => scale_line(out, sums, (scales, *factor), [bias, residual]),
-                }
+impl Target<'_> {
+    /// The lines of some rows and whole panels from a column on.
+    ///
+    /// # Safety
+    /// Nobody else uses these cells while the lines live.
+    #[inline(always)]
+    unsafe fn lines<'b>(&'b self, rows: &Range<usize>, column: usize, scales: &'b [[f32; LANES]]) -> Lines<'b> {
+        let (start, stride, width) = (rows.start * self.cells.width + column, self.cells.width, scales.len() * LANES);
+        let end = start + (rows.len() - 1) * stride + width;
+        assert!(column + width <= stride && end <= self.cells.values.len(), "the lines leave the output");
+        Lines {
+            first: self.cells.values.pointer(start),
+            stride,
+            scales,
+            factors: &self.factors[rows.clone()],
+            bias: self.bias.map(|bias| &bias[column..column + width]),
+            residual: self.residual.map(|residual| &residual[start..end]),
+        }
+    }
+
+    /// The end of a matrix whose rows are no multiple of the lanes.
+    ///
+    /// # Safety
+    /// Nobody else uses these cells meanwhile.
+    unsafe fn put_part(&self, rows: &Range<usize>, columns: &Range<usize>, sums: &[Sums], scales: &[f32; LANES]) {
+        for (row, sums) in rows.clone().zip(sums) {
+            let line = self.cells.line(row, columns);
+            // SAFETY: the caller's promise.
+            let out = unsafe { self.cells.values.range(line.clone()) };
+            for (lane, out) in out.iter_mut().enumerate() {
+                *out = sums[lane] as f32 * (scales[lane] * self.factors[row]);
+            }
+            for added in [self.bias.map(|bias| &bias[columns.clone()]), self.residual.map(|residual| &residual[line])] {
+                out.iter_mut().zip(added.unwrap_or_default()).for_each(|(out, added)| *out += added);
             }
         }
     }
 }
 
-#[inline(always)]
-fn scale_line(out: &mut [f32], sums: &Sums, scales: (&[f32; LANES], f32), added: [Option<&[f32]>; 2]) {
-    for ((out, sum), scale) in out.iter_mut().zip(sums).zip(scales.0) {
-        *out = *sum as f32 * (scale * scales.1);
+/// The cells of some output rows and whole panels, and what makes floats of their sums.
+///
+/// Who holds it may write `factors.len()` lines of `32 * scales.len()` floats, `stride` apart, the first at `first`,
+/// and nobody else does.
+pub struct Lines<'a> {
+    pub(super) first: *mut f32,
+    pub(super) stride: usize,
+    /// What a unit of each lane is worth, for each panel.
+    pub(super) scales: &'a [[f32; LANES]],
+    /// The matrix's scale over the scale of each activation row.
+    pub(super) factors: &'a [f32],
+    /// One for each lane of the panels.
+    pub(super) bias: Option<&'a [f32]>,
+    /// Laid out as the lines are, up to the end of the last.
+    pub(super) residual: Option<&'a [f32]>,
+}
+
+impl Lines<'_> {
+    /// Fills the lines from their sums `[panels, rows]`.
+    pub(super) fn put(&self, sums: &[Sums]) {
+        for (panel, sums) in sums.chunks_exact(self.factors.len()).enumerate() {
+            scale(self, panel, sums);
+        }
     }
-    for added in added.into_iter().flatten() {
-        let added = &added[..out.len()];
-        for (out, added) in out.iter_mut().zip(added) {
-            *out += added;
+}
+
+wide! {
+    fn scale(lines: &Lines<'_>, panel: usize, sums: &[Sums]) {
+        let (scales, column) = (&lines.scales[panel], panel * LANES);
+        let bias: Option<&[f32; LANES]> = lines.bias.and_then(|bias| bias[column..].first_chunk());
+        for (row, (sums, factor)) in sums.iter().zip(lines.factors).enumerate() {
+            let start = row * lines.stride + column;
+            let residual: Option<&[f32; LANES]> = lines.residual.and_then(|residual| residual[start..].first_chunk());
+            // Summed in a place of its own, which no pointer can reach: so the compiler keeps it in registers.
+            let mut line = [0.0; LANES];
+            (0..LANES).for_each(|lane| line[lane] = sums[lane] as f32 * (scales[lane] * factor));
+            for added in [bias, residual].into_iter().flatten() {
+                (0..LANES).for_each(|lane| line[lane] += added[lane]);
+            }
+            // SAFETY: the row and the panel, which slices above have bounded, are of those that `lines` may write.
+            unsafe { lines.first.add(start).cast::<[f32; LANES]>().write(line) };
         }
     }
 }

@@ -3,7 +3,7 @@
 //! The storage of dense layers that multiply in integers. As with ternary weights, what a kernel multiplies with is
 //! another layout, made at load (packed.rs).
 
-use super::micro::{BLOCK, CLASSES, Micro, Sums, Tile, Words};
+use super::micro::{BLOCK, CLASSES, Lines, Micro, Sums, Tile, Words};
 use super::packed::Weights;
 use super::scalar::{peak, round};
 use super::tally::Kind;
@@ -90,8 +90,12 @@ impl Weights for Int8Matrix {
         }
     }
 
-    fn multiply(micro: &dyn Micro, panels: &[Words], tile: &Tile<'_>, sums: &mut [Sums]) {
+    fn sums(micro: &dyn Micro, panels: &[Words], tile: &Tile<'_>, sums: &mut [Sums]) {
         micro.int8(panels, tile, sums);
+    }
+
+    fn floats(micro: &dyn Micro, panels: &[Words], tile: &Tile<'_>, lines: &Lines<'_>) {
+        micro.int8_floats(panels, tile, lines);
     }
 }
 

@@ -14,6 +14,7 @@
 //! the classes downwards with `acc >>= 2` between them takes the factors out again (Horner), exactly, because all that
 //! has been added by then is a multiple of four.
 
+pub use super::finish::Lines;
 use super::int8::WEIGHT_MAX;
 #[cfg(target_arch = "x86_64")]
 use super::isa::{Avx2, Avx512Vnni};
@@ -113,6 +114,28 @@ pub trait Micro: Send + Sync {
     /// Unless each panel has four times the tile's blocks and its rows of `sums`.
     fn int8(&self, panels: &[Words], tile: &Tile<'_>, sums: &mut [Sums]);
 
+    /// As [`Micro::ternary`], straight to the floats that the sums become.
+    ///
+    /// # Panics
+    /// Unless each panel has the tile's blocks and `lines` their lanes and the tile's rows.
+    fn ternary_floats(&self, panels: &[Words], tile: &Tile<'_>, lines: &Lines<'_>) {
+        let mut sums = [[0; LANES]; TILE_ROWS];
+        let sums = &mut sums[..lines.scales.len() * tile.rows()];
+        self.ternary(panels, tile, sums);
+        lines.put(sums);
+    }
+
+    /// As [`Micro::int8`], straight to the floats that the sums become.
+    ///
+    /// # Panics
+    /// Unless each panel has four times the tile's blocks and `lines` their lanes and the tile's rows.
+    fn int8_floats(&self, panels: &[Words], tile: &Tile<'_>, lines: &Lines<'_>) {
+        let mut sums = [[0; LANES]; TILE_ROWS];
+        let sums = &mut sums[..lines.scales.len() * tile.rows()];
+        self.int8(panels, tile, sums);
+        lines.put(sums);
+    }
+
     /// `values = clamp(round_half_even(x * scale), -128, 127)`, where what is no number becomes 0.
     ///
     /// # Panics
@@ -140,7 +163,19 @@ pub fn for_isa(isa: Isa) -> Result<Box<dyn Micro>, IsaError> {
 }
 
 /// A loop for tiles of one height: panel, tile, sums. Safe to call from [`each_panel`], on a chip that has its features.
+#[cfg(target_arch = "aarch64")]
 pub(super) type TileLoop = unsafe fn(&[Words], &Tile<'_>, &mut [Sums]);
+
+/// A tile's row sums and its place for results as arrays: loops of a known length are unrolled into registers.
+#[cfg(target_arch = "aarch64")]
+#[inline(always)]
+pub(super) fn fixed<'a, const ROWS: usize>(
+    tile: &Tile<'a>,
+    sums: &'a mut [Sums],
+) -> (&'a [i32; ROWS], &'a mut [Sums; ROWS]) {
+    let row_sums = tile.row_sums().try_into().expect("the loop is chosen by the rows of the tile");
+    (row_sums, sums.try_into().expect("the loop is chosen by the rows of the tile"))
+}
 
 /// The loops for a tile of 1, 2, .. 12 rows, of one that is generic over its rows.
 macro_rules! each_height {
@@ -180,14 +215,21 @@ pub(super) fn each_panel(
     }
 }
 
-/// A tile's row sums and its place for results as arrays: loops of a known length are unrolled into registers.
+/// As [`each_panel`], for floats: calls `multiply(panel, its index in the lines)`.
+#[cfg(target_arch = "x86_64")]
 #[inline(always)]
-pub(super) fn fixed<'a, const ROWS: usize>(
-    tile: &Tile<'a>,
-    sums: &'a mut [Sums],
-) -> (&'a [i32; ROWS], &'a mut [Sums; ROWS]) {
-    let row_sums = tile.row_sums().try_into().expect("the loop is chosen by the rows of the tile");
-    (row_sums, sums.try_into().expect("the loop is chosen by the rows of the tile"))
+pub(super) fn each_panel_of_lines(
+    panels: &[Words],
+    words: usize,
+    tile: &Tile<'_>,
+    lines: &Lines<'_>,
+    multiply: impl Fn(&[Words], usize),
+) {
+    assert_eq!(lines.factors.len(), tile.rows(), "the lines and the tile differ in rows");
+    assert_eq!(panels.len(), lines.scales.len() * words, "the lines and the panels differ in lanes");
+    for index in 0..lines.scales.len() {
+        multiply(&panels[index * words..][..words], index);
+    }
 }
 
 /// The activation scale of a row whose largest magnitude is `peak` (NaN if the row has one).

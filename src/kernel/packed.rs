@@ -9,11 +9,11 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 pub use super::finish::Output;
-use super::finish::{Finish, Floats, Integers, Members};
+use super::finish::{Finish, Floats, Integers, Members, Place};
 use super::int8::Int8Matrix;
 use super::isa::{self, Isa, IsaError};
 use super::lookup::{self, Second};
-use super::micro::{self, BLOCK, LANES, Micro, Sums, TILE_ROWS, Tile, Words};
+use super::micro::{self, BLOCK, LANES, Lines, Micro, Sums, TILE_ROWS, Tile, Words};
 use super::quantize::{QuantizedRows, share};
 use super::tally::{self, Kind};
 use super::ternary::TernaryMatrix;
@@ -48,8 +48,11 @@ pub trait Weights {
     /// Gives the words of a row and their places in the panel, of `WORDS * blocks`.
     fn lay_row(&self, row: usize, put: impl FnMut(usize, u32));
 
-    /// The micro-kernel's product for this kind of panels.
-    fn multiply(micro: &dyn Micro, panels: &[Words], tile: &Tile<'_>, sums: &mut [Sums]);
+    /// The micro-kernel's product for this kind of panels, as sums.
+    fn sums(micro: &dyn Micro, panels: &[Words], tile: &Tile<'_>, sums: &mut [Sums]);
+
+    /// The micro-kernel's product for this kind of panels, as floats.
+    fn floats(micro: &dyn Micro, panels: &[Words], tile: &Tile<'_>, lines: &Lines<'_>);
 }
 
 /// Ternary matrices laid out for this machine, 2 bits a weight (rows padded to 32, columns to 16).
@@ -191,19 +194,16 @@ impl<W: Weights> Packed<W> {
     fn run_job(&self, x: &QuantizedRows, tiles: Range<usize>, panels: Range<usize>, finish: &impl Finish) {
         let words = W::WORDS * self.cols.div_ceil(BLOCK);
         let at_once = (TILE_ROWS * x.tiles() / x.rows()).max(1);
-        let mut sums = [[0; LANES]; TILE_ROWS];
-        for (index, member) in self.members.iter().enumerate() {
-            let end = panels.end.min(member.panels.end);
-            for first in (panels.start.max(member.panels.start)..end).step_by(at_once) {
+        for (member, matrix) in self.members.iter().enumerate() {
+            let end = panels.end.min(matrix.panels.end);
+            for first in (panels.start.max(matrix.panels.start)..end).step_by(at_once) {
                 let panels = first..(first + at_once).min(end);
                 let weights = &self.panels[panels.start * words..panels.end * words];
                 for tile in tiles.clone() {
                     let (rows, tile) = x.tile(tile);
-                    finish.expect(index, rows.clone(), panels.clone());
-                    let sums = &mut sums[..panels.len() * rows.len()];
-                    W::multiply(self.micro.as_ref(), weights, &tile, sums);
+                    let place = Place { member, panels: panels.clone(), rows };
                     // SAFETY: every tile meets every panel in one job, once.
-                    unsafe { finish.put(index, rows, panels.clone(), sums) };
+                    unsafe { finish.fill::<W>(self.micro.as_ref(), place, weights, &tile) };
                 }
             }
         }

@@ -150,9 +150,11 @@ impl QuantizedRows {
     }
 }
 
-/// The part `index` of `total` things in `parts` about equal parts.
+/// The part `index` of `total` things in `parts` about equal parts, the larger ones first.
 pub(super) fn share(index: usize, parts: usize, total: usize) -> Range<usize> {
-    index * total / parts..(index + 1) * total / parts
+    let (each, more) = (total / parts, total % parts);
+    let start = |index: usize| index * each + index.min(more);
+    start(index)..start(index + 1)
 }
 
 #[cfg(test)]

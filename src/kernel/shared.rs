@@ -23,9 +23,15 @@ impl<'a, T> Shared<'a, T> {
         Shared { first: slice.as_mut_ptr(), len: slice.len(), slice: PhantomData }
     }
 
-    /// Where the range begins, for a prefetch.
-    pub(super) fn pointer(&self, range: &Range<usize>) -> *const T {
-        self.first.wrapping_add(range.start)
+    /// Elements.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The place of an element.
+    #[inline(always)]
+    pub(super) fn pointer(&self, index: usize) -> *mut T {
+        self.first.wrapping_add(index)
     }
 
     /// The elements of `range`.

@@ -4,7 +4,7 @@
 //! of column `c` in bit pairs 0, 2, 4, 6; a code is the sign plus one. Bit pairs past the last row are zero.
 //! What a kernel multiplies with is another layout, made at load (packed.rs).
 
-use super::micro::{BLOCK, CLASSES, Micro, Sums, Tile, Words};
+use super::micro::{BLOCK, CLASSES, Lines, Micro, Sums, Tile, Words};
 use super::packed::Weights;
 use super::tally::Kind;
 
@@ -177,8 +177,12 @@ impl Weights for TernaryMatrix {
         bytes.chunks(BLOCK).enumerate().for_each(|(block, bytes)| put(block, word(bytes, shift)));
     }
 
-    fn multiply(micro: &dyn Micro, panels: &[Words], tile: &Tile<'_>, sums: &mut [Sums]) {
+    fn sums(micro: &dyn Micro, panels: &[Words], tile: &Tile<'_>, sums: &mut [Sums]) {
         micro.ternary(panels, tile, sums);
+    }
+
+    fn floats(micro: &dyn Micro, panels: &[Words], tile: &Tile<'_>, lines: &Lines<'_>) {
+        micro.ternary_floats(panels, tile, lines);
     }
 }
 

@@ -256,6 +256,8 @@ macro_rules! units {
             "2:",
             "vmovdqa64 zmm24, [{panel}]",
             "vmovdqa64 zmm25, [{panel} + 64]",
+            // The codes come from far away, page by page; everything else is in the second-level cache or follows it.
+            "prefetcht0 [{codes} + 1024]",
             class!("{quads}", 0, 1, $begin, $end),
             class!("{quads} + {stride}", 2, 3, $begin, $end),
             class!("{quads} + 2*{stride}", 4, 5, $begin, $end),

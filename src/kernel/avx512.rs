@@ -19,6 +19,9 @@ use super::scalar::MAGNITUDE;
 /// Lanes of a vector of 32-bit numbers.
 const VECTOR: usize = 16;
 
+/// Bytes of a vector.
+const BYTES: usize = 64;
+
 /// Where the sums of a tile and a panel go.
 enum End<'a> {
     Sums(&'a mut [Sums]),
@@ -266,38 +269,62 @@ unsafe fn broadcast(quad: *const Quad) -> __m512i {
 
 /// # Safety
 /// `x` and `values` have the same length.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 unsafe fn quantize(x: &[f32], values: &mut [i8]) -> RowScale {
-    let magnitude = _mm512_set1_epi32(MAGNITUDE as i32);
-    let mut peaks = _mm512_setzero_si512();
-    let load = |first: usize| {
-        let lanes = lanes_from(first, x.len());
-        // SAFETY: the mask leaves out every lane at or past x.len().
-        (lanes, unsafe { _mm512_maskz_loadu_ps(lanes, x.as_ptr().add(first)) })
-    };
-    for first in (0..x.len()).step_by(VECTOR) {
-        let (_, x) = load(first);
-        peaks = _mm512_max_epi32(peaks, _mm512_and_si512(_mm512_castps_si512(x), magnitude));
+    let scale = activation_scale(peak(x));
+    // With any other scale no product exceeds 127 by more than its roundings, so nothing is clamped below.
+    if scale.is_nan() || scale == 0.0 {
+        values.fill(0);
+        return RowScale { scale, sum: 0 };
     }
-    let scale = activation_scale(f32::from_bits(_mm512_reduce_max_epi32(peaks) as u32));
-    let (scales, low, high) = (_mm512_set1_ps(scale), _mm512_set1_ps(-128.0), _mm512_set1_ps(127.0));
+    let scales = _mm512_set1_ps(scale);
+    // Packing works within quarters of a vector: this brings their words into order again.
+    let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     let mut sums = _mm512_setzero_si512();
-    for first in (0..x.len()).step_by(VECTOR) {
-        let (lanes, x) = load(first);
-        let scaled = _mm512_mul_ps(x, scales);
-        let numbers = _mm512_cmp_ps_mask::<_CMP_ORD_Q>(scaled, scaled);
-        let clamped = _mm512_min_ps(_mm512_max_ps(scaled, low), high);
-        // Rust runs with the default rounding mode, half to even.
-        let rounded = _mm512_maskz_cvtps_epi32(numbers, clamped);
-        sums = _mm512_add_epi32(sums, rounded);
-        // SAFETY: the mask leaves out every lane at or past values.len(), which is x.len().
-        unsafe { _mm512_mask_cvtepi32_storeu_epi8(values.as_mut_ptr().add(first), lanes, rounded) };
+    let mut round = |x: &[f32; BYTES]| {
+        let [a, b, c, d] = [0, 1, 2, 3].map(|vector| {
+            // SAFETY: 64 floats are four vectors, read without alignment.
+            let x = unsafe { _mm512_loadu_ps(x.as_ptr().add(vector * VECTOR)) };
+            // Rust runs with the default rounding mode, half to even.
+            _mm512_cvtps_epi32(_mm512_mul_ps(x, scales))
+        });
+        let packed = _mm512_packs_epi16(_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d));
+        let bytes = _mm512_permutexvar_epi32(order, packed);
+        sums = _mm512_dpbusd_epi32(sums, _mm512_set1_epi8(1), bytes);
+        bytes
+    };
+    let (whole, rest) = x.as_chunks::<BYTES>();
+    for (x, values) in whole.iter().zip(values.as_chunks_mut::<BYTES>().0) {
+        // SAFETY: 64 bytes are a vector, written without alignment.
+        unsafe { _mm512_storeu_si512(values.as_mut_ptr().cast(), round(x)) };
+    }
+    if !rest.is_empty() {
+        let mut padded = [0.0; BYTES];
+        padded[..rest.len()].copy_from_slice(rest);
+        // SAFETY: the mask leaves out every byte at or past values.len(), which is x.len().
+        unsafe {
+            let first = values.as_mut_ptr().add(whole.len() * BYTES);
+            _mm512_mask_storeu_epi8(first, u64::MAX >> (BYTES - rest.len()), round(&padded));
+        }
     }
     RowScale { scale, sum: _mm512_reduce_add_epi32(sums) }
 }
 
-/// The lanes of the vector at `first` that lie before `len`; `first < len`.
+/// The largest magnitude, NaN above all (scalar.rs says why integers are compared).
 #[inline]
-fn lanes_from(first: usize, len: usize) -> __mmask16 {
-    u16::MAX >> VECTOR.saturating_sub(len - first)
+#[target_feature(enable = "avx512f")]
+fn peak(x: &[f32]) -> f32 {
+    let magnitude = _mm512_set1_epi32(MAGNITUDE as i32);
+    let (whole, rest) = x.as_chunks::<BYTES>();
+    let mut peaks = [_mm512_setzero_si512(); BYTES / VECTOR];
+    for x in whole {
+        for (vector, peak) in peaks.iter_mut().enumerate() {
+            // SAFETY: 64 floats are four vectors, read without alignment.
+            let bits = unsafe { _mm512_loadu_si512(x.as_ptr().add(vector * VECTOR).cast()) };
+            *peak = _mm512_max_epi32(*peak, _mm512_and_si512(bits, magnitude));
+        }
+    }
+    let [a, b, c, d] = peaks;
+    let peak = _mm512_reduce_max_epi32(_mm512_max_epi32(_mm512_max_epi32(a, b), _mm512_max_epi32(c, d)));
+    f32::from_bits(rest.iter().fold(peak as u32, |peak, x| peak.max(x.to_bits() & MAGNITUDE)))
 }

@@ -1,9 +1,7 @@
 //! Rows of bytes, laid out as the tile that the micro-kernels read (micro.rs draws it).
 //!
-//! The quads of 16 columns go to four classes: for four rows at a time that is a transposition of 4 x 4 words, which
-//! the compiler makes of the plain loop below.
-
-use std::ops::Range;
+//! The quads of 16 columns go to four classes: for four rows at a time that is a transposition of 4 x 4 words. A single
+//! row has four blocks at a time instead, whose quads of a class are neighbours then.
 
 use super::micro::{BLOCK, CLASSES, Quad};
 
@@ -17,19 +15,31 @@ const GROUP: usize = 4;
 pub(super) fn interleave(values: &[i8], cols: usize, cells: &mut [Quad]) {
     let blocks = cols.div_ceil(BLOCK);
     let rows = cells.len().checked_div(CLASSES * blocks).unwrap_or(0);
-    assert!(
-        values.len() == rows * cols && cells.len() == CLASSES * blocks * rows,
-        "the cells are not those of the rows"
-    );
-    for first in (0..blocks).step_by(BLOCKS_AT_ONCE) {
-        let mut grid = Grid { cells, rows, blocks };
-        let span = first..(first + BLOCKS_AT_ONCE).min(blocks);
-        if rows < GROUP {
-            (0..rows).for_each(|row| grid.put::<1>(values, cols, row, span.clone()));
-        } else {
-            // The last rows are laid with some before them, again.
-            let starts = (0..rows).step_by(GROUP).map(|row| row.min(rows - GROUP));
-            starts.for_each(|row| grid.put::<GROUP>(values, cols, row, span.clone()));
+    let fits = values.len() == rows * cols && cells.len() == CLASSES * blocks * rows;
+    assert!(fits, "the cells are not those of the rows");
+    let row = |row: usize| &values[row * cols..][..cols];
+    let mut grid = Grid { cells, rows, blocks };
+    match rows {
+        1 => {
+            let (fours, rest) = row(0).as_chunks::<{ GROUP * BLOCK }>();
+            for (four, columns) in fours.iter().enumerate() {
+                let (blocks, _) = columns.as_chunks();
+                grid.put(four * GROUP, 0, transposed(std::array::from_fn(|block| &blocks[block])));
+            }
+            grid.put_row(0, rest, blocks - rest.len().div_ceil(BLOCK));
+        }
+        2..GROUP => (0..rows).for_each(|index| grid.put_row(index, row(index), 0)),
+        _ => {
+            for first in (0..cols / BLOCK).step_by(BLOCKS_AT_ONCE) {
+                for start in grid.groups() {
+                    let rows: [_; GROUP] = std::array::from_fn(|m| row(start + m).as_chunks::<BLOCK>().0);
+                    for block in first..(first + BLOCKS_AT_ONCE).min(cols / BLOCK) {
+                        grid.put(block, start, transposed(rows.map(|blocks| &blocks[block])));
+                    }
+                }
+            }
+            let whole = cols / BLOCK * BLOCK;
+            (0..rows).for_each(|index| grid.put_row(index, &row(index)[whole..], cols / BLOCK));
         }
     }
 }
@@ -42,30 +52,56 @@ struct Grid<'a> {
 }
 
 impl Grid<'_> {
-    /// Lays out a span of blocks of the `ROWS` rows from `row` on.
+    /// Where groups of four rows begin. The last rows are laid with some before them, again.
+    fn groups(&self) -> impl Iterator<Item = usize> + use<> {
+        let last = self.rows.saturating_sub(GROUP);
+        (0..self.rows).step_by(GROUP).map(move |row| row.min(last))
+    }
+
+    /// Writes four neighbouring cells of each class, from a block and a row on.
     #[inline(always)]
-    fn put<const ROWS: usize>(&mut self, values: &[i8], cols: usize, row: usize, span: Range<usize>) {
-        let rows: [&[i8]; ROWS] = std::array::from_fn(|m| &values[(row + m) * cols..][..cols]);
-        for block in span {
-            let quads = rows.map(|row| quads(&row[block * BLOCK..]));
-            for class in 0..CLASSES {
-                let cell = (class * self.blocks + block) * self.rows + row;
-                self.cells[cell..][..ROWS].copy_from_slice(&quads.map(|quads| quads[class]));
+    fn put(&mut self, block: usize, row: usize, classes: [[Quad; GROUP]; CLASSES]) {
+        for (class, quads) in classes.into_iter().enumerate() {
+            let cell = (class * self.blocks + block) * self.rows + row;
+            self.cells[cell..][..GROUP].copy_from_slice(&quads);
+        }
+    }
+
+    /// Lays out some columns of one row, from a block on.
+    fn put_row(&mut self, row: usize, columns: &[i8], first: usize) {
+        for (index, columns) in columns.chunks(BLOCK).enumerate() {
+            let mut block = [0; BLOCK];
+            block[..columns.len()].copy_from_slice(columns);
+            for (class, quad) in block.as_chunks().0.iter().enumerate() {
+                self.cells[(class * self.blocks + first + index) * self.rows + row] = *quad;
             }
         }
     }
 }
 
-/// The quads of the first 16 of some columns, zeros where there are fewer.
+/// For each class the quads of four blocks.
+#[cfg(target_arch = "x86_64")]
 #[inline(always)]
-fn quads(columns: &[i8]) -> [Quad; CLASSES] {
-    let mut block = [0; BLOCK];
-    match columns.first_chunk() {
-        Some(whole) => block = *whole,
-        None => block[..columns.len()].copy_from_slice(columns),
+fn transposed(blocks: [&[i8; BLOCK]; GROUP]) -> [[Quad; GROUP]; CLASSES] {
+    use std::arch::x86_64::*;
+    // SAFETY: every x86-64 has SSE2; a block is one vector of 16 bytes, read without alignment; a vector is four quads,
+    // for which every bit pattern is valid.
+    unsafe {
+        let [a, b, c, d] = blocks.map(|block| _mm_loadu_si128(block.as_ptr().cast()));
+        let (ab, cd) = (_mm_unpacklo_epi32(a, b), _mm_unpacklo_epi32(c, d));
+        let low = [_mm_unpacklo_epi64(ab, cd), _mm_unpackhi_epi64(ab, cd)];
+        let (ab, cd) = (_mm_unpackhi_epi32(a, b), _mm_unpackhi_epi32(c, d));
+        let high = [_mm_unpacklo_epi64(ab, cd), _mm_unpackhi_epi64(ab, cd)];
+        std::mem::transmute([low, high])
     }
-    let (quads, _) = block.as_chunks();
-    std::array::from_fn(|class| quads[class])
+}
+
+/// For each class the quads of four blocks.
+#[cfg(not(target_arch = "x86_64"))]
+#[inline(always)]
+fn transposed(blocks: [&[i8; BLOCK]; GROUP]) -> [[Quad; GROUP]; CLASSES] {
+    let quads = blocks.map(|block| block.as_chunks().0);
+    std::array::from_fn(|class| std::array::from_fn(|block| quads[block][class]))
 }
 
 #[cfg(test)]

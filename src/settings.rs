@@ -65,8 +65,9 @@ fn number(
     }
 }
 
-fn isa(lookup: Lookup) -> Result<Option<String>, SettingsError> {
-    let word = lookup("VLJEPA_ISA")?.unwrap_or_default().trim().to_ascii_lowercase();
+/// A word that somebody else judges; none and `auto` leave the choice to the program.
+fn word(lookup: Lookup, variable: &'static str) -> Result<Option<String>, SettingsError> {
+    let word = lookup(variable)?.unwrap_or_default().trim().to_ascii_lowercase();
     Ok(Some(word).filter(|word| !matches!(word.as_str(), "" | "auto")))
 }
 
@@ -106,6 +107,9 @@ macro_rules! concerns {
             /// How parts hold their dense weights, `PART=WORD,..` in the words of `model::precision`, which judges it;
             /// parts that it does not name are as their bundle says. Set by `VLJEPA_PRECISION`.
             pub precision: Option<String>,
+            /// Whether large ternary products may be looked up in part, in the words of `kernel::lookup`, which judges
+            /// it; absent or `auto` means where a trial shows that it is faster. Set by `VLJEPA_LOOKUP`.
+            pub lookup: Option<String>,
             /// What is logged, and how.
             pub log: LogSettings,
         }
@@ -113,7 +117,13 @@ macro_rules! concerns {
         impl Settings {
             /// The defaults, overridden by what `lookup` knows.
             fn read(lookup: Lookup) -> Result<Self, SettingsError> {
-                Ok(Self { $($concern: $Struct::read(lookup)?,)* isa: isa(lookup)?, precision: lookup("VLJEPA_PRECISION")?, log: LogSettings::read(lookup)? })
+                Ok(Self {
+                    $($concern: $Struct::read(lookup)?,)*
+                    isa: word(lookup, "VLJEPA_ISA")?,
+                    precision: lookup("VLJEPA_PRECISION")?,
+                    lookup: word(lookup, "VLJEPA_LOOKUP")?,
+                    log: LogSettings::read(lookup)?,
+                })
             }
 
             /// Every number with its variable and bounds, in the order of this file.
@@ -270,9 +280,15 @@ mod tests {
 
     #[test]
     fn words_are_read_and_wrong_ones_told() {
-        let settings = with(&[("VLJEPA_ISA", "AVX2"), ("VLJEPA_LOG_FORMAT", "json"), ("VLJEPA_LOG", "vljepa=debug")])
-            .expect("all words are known");
+        let settings = with(&[
+            ("VLJEPA_ISA", "AVX2"),
+            ("VLJEPA_LOOKUP", "never"),
+            ("VLJEPA_LOG_FORMAT", "json"),
+            ("VLJEPA_LOG", "vljepa=debug"),
+        ])
+        .expect("all words are known");
         assert_eq!(settings.isa.as_deref(), Some("avx2"));
+        assert_eq!(settings.lookup.as_deref(), Some("never"));
         assert_eq!(settings.log, LogSettings { filter: "vljepa=debug".into(), json: true });
         let settings = with(&[("VLJEPA_PRECISION", "vision=f32")]).expect("judged elsewhere");
         assert_eq!(settings.precision.as_deref(), Some("vision=f32"));

@@ -27,6 +27,7 @@ use indicatif::ProgressBar;
 use self::bundle::BundleArgs;
 use crate::engine::{Engine, ModelThread};
 use crate::kernel::isa::{self, Isa};
+use crate::kernel::lookup::{self, Lookup};
 use crate::kernel::threads;
 use crate::model::vl_jepa::VlJepa;
 use crate::settings::Settings;
@@ -130,6 +131,9 @@ fn settings() -> anyhow::Result<Settings> {
     let settings = Settings::from_environment()?;
     if let Some(isa) = &settings.isa {
         Isa::parse(isa).and_then(isa::force).context("VLJEPA_ISA")?;
+    }
+    if let Some(word) = &settings.lookup {
+        Lookup::parse(word).and_then(lookup::force).context("VLJEPA_LOOKUP")?;
     }
     if settings.cpu.threads > 0 {
         threads::limit(settings.cpu.threads);

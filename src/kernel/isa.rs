@@ -188,6 +188,28 @@ impl NeonDot {
     }
 }
 
+/// Proof that this chip has the AVX-512 of the float loops and its bf16 dot product.
+#[derive(Clone, Copy, Debug)]
+pub struct Avx512Bf16(());
+
+impl Avx512Bf16 {
+    /// A token if the chip and the operating system offer AVX-512 F, BW, DQ, VL and BF16.
+    pub fn detect() -> Option<Avx512Bf16> {
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512bf16")
+            && is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+        {
+            return Some(Avx512Bf16(()));
+        }
+        None
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,18 +6,24 @@ use candle_core::{Result, Shape, Tensor, bail};
 
 use super::op::{Gradients, Operation, apply3};
 use crate::kernel::attention as kernel;
-pub use crate::kernel::attention::{Block, Heads, Mask, Plan};
+pub use crate::kernel::attention::{Block, Heads, Mask, Plan, Products};
 
 /// `softmax(q k^T * scale) v` for each head over what `plan` lets each query see.
 ///
 /// `q` is `[query rows, heads.query * width]`, `k` and `v` are `[key rows, heads.key_value * width]`; the result has
 /// the shape of `q`. Rows that see no key are 0. Errors when shapes and plan do not fit.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads, plan: &Arc<Plan>) -> Result<Tensor> {
+    attention_in(Products::F32, [q, k, v], heads, plan)
+}
+
+/// [`attention`] of `[q, k, v]` with the products of its forward pass in `products`; the backward pass is f32.
+pub fn attention_in(products: Products, [q, k, v]: [&Tensor; 3], heads: Heads, plan: &Arc<Plan>) -> Result<Tensor> {
     let width = q.dims2()?.1 / heads.query.max(1);
-    apply3(Attend { heads, width, plan: plan.clone() }, [q, k, v])
+    apply3(Attend { products, heads, width, plan: plan.clone() }, [q, k, v])
 }
 
 struct Attend {
+    products: Products,
     heads: Heads,
     width: usize,
     plan: Arc<Plan>,
@@ -48,7 +54,7 @@ impl Operation<3> for Attend {
     }
 
     fn forward(&self, inputs: [&[f32]; 3], out: &mut [f32]) {
-        kernel::forward(self.inputs(inputs), self.heads, &self.plan, out);
+        kernel::forward(self.inputs(inputs), self.heads, &self.plan, self.products, out);
     }
 
     fn backward(&self, inputs: [&[f32]; 3], out: &[f32], grad: &[f32]) -> Gradients<3> {

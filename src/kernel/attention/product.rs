@@ -3,6 +3,7 @@
 //! They are too small for a general product's packing to pay: a few dozen rows and columns, one call for each head of
 //! each block. One loop serves every vector width through [`Lanes`]; a tile of 4 rows by 2 vectors stays in registers.
 
+use super::lanes::{Baseline, Lanes};
 use crate::kernel::wide::{Width, width};
 
 /// A matrix without a shape: element (r, c) is `values[r * row + c * column]`.
@@ -12,97 +13,6 @@ pub(super) struct View<'a> {
     pub row: usize,
     pub column: usize,
 }
-
-/// A vector of f32 of one instruction set; `f32` itself is the vector of one.
-trait Lanes: Copy {
-    const WIDTH: usize;
-
-    /// # Safety
-    /// The instruction set is there.
-    unsafe fn splat(value: f32) -> Self;
-
-    /// # Safety
-    /// The instruction set is there and `from` is valid for `WIDTH` reads.
-    unsafe fn load(from: *const f32) -> Self;
-
-    /// # Safety
-    /// The instruction set is there and `to` is valid for `WIDTH` writes.
-    unsafe fn store(self, to: *mut f32);
-
-    /// `self + a * b`
-    ///
-    /// # Safety
-    /// The instruction set is there.
-    unsafe fn add_product(self, a: Self, b: Self) -> Self;
-
-    /// # Safety
-    /// The instruction set is there.
-    unsafe fn plus(self, other: Self) -> Self;
-}
-
-impl Lanes for f32 {
-    const WIDTH: usize = 1;
-    #[inline(always)]
-    unsafe fn splat(value: f32) -> Self {
-        value
-    }
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> Self {
-        // SAFETY: the caller vouches for the pointer.
-        unsafe { *from }
-    }
-    #[inline(always)]
-    unsafe fn store(self, to: *mut f32) {
-        // SAFETY: the caller vouches for the pointer.
-        unsafe { *to = self }
-    }
-    #[inline(always)]
-    unsafe fn add_product(self, a: Self, b: Self) -> Self {
-        self + a * b
-    }
-    #[inline(always)]
-    unsafe fn plus(self, other: Self) -> Self {
-        self + other
-    }
-}
-
-/// Implements [`Lanes`] by the intrinsics of one instruction set.
-macro_rules! lanes {
-    ($vector:ident, $width:expr, $splat:ident, $load:ident, $store:ident, $fma:ident, $add:ident) => {
-        #[cfg(target_arch = "x86_64")]
-        impl Lanes for std::arch::x86_64::$vector {
-            const WIDTH: usize = $width;
-            #[inline(always)]
-            unsafe fn splat(value: f32) -> Self {
-                // SAFETY: the caller vouches for the instruction set.
-                unsafe { std::arch::x86_64::$splat(value) }
-            }
-            #[inline(always)]
-            unsafe fn load(from: *const f32) -> Self {
-                // SAFETY: the caller vouches for the instruction set and the pointer.
-                unsafe { std::arch::x86_64::$load(from) }
-            }
-            #[inline(always)]
-            unsafe fn store(self, to: *mut f32) {
-                // SAFETY: the caller vouches for the instruction set and the pointer.
-                unsafe { std::arch::x86_64::$store(to, self) }
-            }
-            #[inline(always)]
-            unsafe fn add_product(self, a: Self, b: Self) -> Self {
-                // SAFETY: the caller vouches for the instruction set.
-                unsafe { std::arch::x86_64::$fma(a, b, self) }
-            }
-            #[inline(always)]
-            unsafe fn plus(self, other: Self) -> Self {
-                // SAFETY: the caller vouches for the instruction set.
-                unsafe { std::arch::x86_64::$add(self, other) }
-            }
-        }
-    };
-}
-
-lanes!(__m512, 16, _mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_fmadd_ps, _mm512_add_ps);
-lanes!(__m256, 8, _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_fmadd_ps, _mm256_add_ps);
 
 /// A product whose bounds were checked.
 #[derive(Clone, Copy)]
@@ -138,8 +48,8 @@ pub(super) fn small_product(out: &mut [f32], a: View<'_>, b: View<'_>, shape: (u
         #[cfg(target_arch = "x86_64")]
         // SAFETY: width() detected AVX2 and FMA; the asserts above bound every index of the product.
         Width::Avx2 => unsafe { avx2(product) },
-        // SAFETY: plain floats need no instruction set; the asserts above bound every index of the product.
-        Width::Baseline => unsafe { run::<f32>(product) },
+        // SAFETY: every chip of the architecture has these vectors; the asserts above bound every index of the product.
+        Width::Baseline => unsafe { run::<Baseline>(product) },
     }
 }
 

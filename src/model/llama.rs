@@ -6,7 +6,7 @@
 use super::Observer;
 use super::config::LlamaConfig;
 use crate::nn::activation::Activation;
-use crate::nn::attention::{Heads, Plan, attention};
+use crate::nn::attention::{Heads, Plan, Products, attention_in};
 use crate::nn::linear::{LayerFacts, Linear, Precision};
 use crate::nn::norm::RmsNorm;
 use crate::nn::rope::Rotary;
@@ -60,6 +60,7 @@ struct Attention {
     o_proj: Linear,
     attn_sub_norm: Option<RmsNorm>,
     heads: Heads,
+    products: Products,
 }
 
 struct Mlp {
@@ -199,6 +200,7 @@ impl Attention {
                 key_value: config.key_value_heads(),
                 scale: (head_dim as f32).powf(-0.5),
             },
+            products: w.dense().products(),
         }
     }
 
@@ -217,7 +219,7 @@ impl Attention {
         if let Some((cache, layer)) = cache {
             (k, v) = cache.append(layer, k, v)?; // [earlier + n, kv heads * head_dim]
         }
-        let mixed = attention(&q, &k, &v, self.heads, &sequence.plan)?;
+        let mixed = attention_in(self.products, [&q, &k, &v], self.heads, &sequence.plan)?;
         let mixed = self.attn_sub_norm.as_ref().map_or(Source::Rows(&mixed), |norm| Source::RmsNormed(norm, &mixed));
         self.o_proj.onto(x, mixed)
     }

@@ -12,6 +12,7 @@ use std::thread::LocalKey;
 use candle_core::{Device, Result, Tensor, bail};
 
 use self::gradient::{Product, Sizes, StraightThrough};
+use super::attention::Products;
 use super::op::{apply2, apply3, with_values};
 use super::source::{Fill, Source};
 use super::weights::{Init, Mode, Weights};
@@ -66,6 +67,11 @@ impl Dense {
             Dense::Bf16 => "bf16",
             Dense::Int8 => "int8",
         }
+    }
+
+    /// The products of attention in a part that holds its weights so: rounded where they are.
+    pub fn products(self) -> Products {
+        if self == Dense::F32 { Products::F32 } else { Products::Bf16 }
     }
 }
 

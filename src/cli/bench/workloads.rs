@@ -8,7 +8,7 @@ use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::samples::Contestant;
-use crate::kernel::attention::{self, Heads, Inputs, Plan};
+use crate::kernel::attention::{self, Heads, Inputs, Plan, Products};
 use crate::kernel::dense::{DenseRows, PackedBf16, PackedF32};
 use crate::kernel::elementwise::{Activation, activate, gate, layer_norm, rms_norm};
 use crate::kernel::gemm::{Matrix, product};
@@ -203,13 +203,16 @@ pub(super) fn attention(visit: Visit<'_>) {
         let inputs = Inputs { queries: &queries, keys: &keys, values: &values, width };
         let heads = Heads { query, key_value, scale: (width as f32).powf(-0.5) };
         let plan = Plan::full(std::slice::from_ref(&(0..rows)));
-        let mut out = vec![0.0; queries.len()];
+        let contestant = |(name, products)| -> Contestant<'_> {
+            let (plan, mut out) = (&plan, vec![0.0; inputs.queries.len()]);
+            (name, Box::new(move || attention::forward(inputs, heads, plan, products, &mut out)))
+        };
         let operations = 4.0 * (query * width) as f64 * (rows * rows) as f64;
         visit(Case {
             shape: format!("{query}/{key_value}x{width}"),
             rows,
             work: Work::Products { operations, numbers: Numbers::Floats, weight_bytes: 0 },
-            contestants: vec![("attention f32", Box::new(|| attention::forward(inputs, heads, &plan, &mut out)))],
+            contestants: [("attention f32", Products::F32), ("attention bf16", Products::Bf16)].map(contestant).into(),
         });
     }
 }

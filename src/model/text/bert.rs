@@ -4,7 +4,7 @@
 use crate::model::Observer;
 use crate::model::config::BertConfig;
 use crate::nn::activation::Activation;
-use crate::nn::attention::{Heads, Plan, attention};
+use crate::nn::attention::{Heads, Plan, Products, attention_in};
 use crate::nn::linear::{LayerFacts, Linear, Precision};
 use crate::nn::norm::LayerNorm;
 use crate::nn::rows;
@@ -22,6 +22,7 @@ pub(super) struct Bert {
     norm: LayerNorm,
     layers: Vec<Layer>,
     heads: Heads,
+    products: Products,
 }
 
 struct Layer {
@@ -54,6 +55,7 @@ impl Bert {
                 key_value: config.num_attention_heads,
                 scale: (head_dim as f32).powf(-0.5),
             },
+            products: w.dense().products(),
         }
     }
 
@@ -66,7 +68,7 @@ impl Bert {
         observer("embeddings", &x);
         let plan = Arc::new(Plan::full(texts));
         for (i, layer) in self.layers.iter().enumerate() {
-            x = layer.forward(&x, self.heads, &plan)?;
+            x = layer.forward(&x, (self.heads, self.products), &plan)?;
             observer(&format!("layer{i}"), &x);
         }
         Ok(x)
@@ -93,9 +95,10 @@ impl Layer {
         }
     }
 
-    fn forward(&self, x: &Tensor, heads: Heads, plan: &Arc<Plan>) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, (heads, products): (Heads, Products), plan: &Arc<Plan>) -> Result<Tensor> {
         let [q, k, v] = self.qkv.products(Source::Rows(x))?;
-        let attended = self.attended.onto(x, Source::Rows(&attention(&q, &k, &v, heads, plan)?))?;
+        let mixed = attention_in(products, [&q, &k, &v], heads, plan)?;
+        let attended = self.attended.onto(x, Source::Rows(&mixed))?;
         let x = self.attended_norm.forward(&attended)?;
         let wide = self.intermediate.forward(&x)?; // [tokens, intermediate]
         self.output_norm.forward(&self.output.onto(&x, Source::Activated(self.activation, &wide))?)

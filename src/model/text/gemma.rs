@@ -5,7 +5,7 @@
 use crate::model::Observer;
 use crate::model::config::{GemmaConfig, LayerKind};
 use crate::nn::activation::Activation;
-use crate::nn::attention::{Heads, Plan, attention};
+use crate::nn::attention::{Heads, Plan, Products, attention_in};
 use crate::nn::linear::{LayerFacts, Linear, Precision};
 use crate::nn::norm::RmsNorm;
 use crate::nn::rope::{Rotary, inverse_frequencies};
@@ -46,6 +46,7 @@ struct Attention {
     k_norm: RmsNorm,
     head_dim: usize,
     heads: Heads,
+    products: Products,
 }
 
 /// What the layers of one kind see and how they count positions.
@@ -144,6 +145,7 @@ impl Attention {
                 key_value: config.num_key_value_heads,
                 scale: config.query_pre_attn_scalar.powf(-0.5) as f32,
             },
+            products: w.dense().products(),
         }
     }
 
@@ -151,7 +153,7 @@ impl Attention {
         let [q, k, v] = self.qkv.products(Source::RmsNormed(norm, x))?;
         let q = self.rotated(&q, &self.q_norm, self.heads.query, view)?;
         let k = self.rotated(&k, &self.k_norm, self.heads.key_value, view)?;
-        let mixed = attention(&q, &k, &v, self.heads, &view.plan)?;
+        let mixed = attention_in(self.products, [&q, &k, &v], self.heads, &view.plan)?;
         self.o_proj.forward(&mixed)
     }
 

@@ -9,7 +9,7 @@ use super::config::{PositionKind, VisionConfig};
 use super::{Observer, unobserved};
 use crate::input::Clip;
 use crate::nn::activation::Activation;
-use crate::nn::attention::{Heads, Plan, attention};
+use crate::nn::attention::{Heads, Plan, Products, attention_in};
 use crate::nn::linear::{LayerFacts, Linear, Precision};
 use crate::nn::norm::LayerNorm;
 use crate::nn::rope::Rotary;
@@ -54,6 +54,7 @@ struct Attention {
     qkv: Linear<3>,
     proj: Linear,
     heads: usize,
+    products: Products,
 }
 
 /// fc1, activation, fc2: here and in the pooler.
@@ -185,6 +186,7 @@ impl Attention {
             qkv: Linear::stack(places, hidden, config.qkv_bias, Precision::Dense),
             proj: Linear::load(&w.pp("proj"), hidden, hidden, true, Precision::Dense),
             heads: config.num_attention_heads,
+            products: w.dense().products(),
         }
     }
 
@@ -193,7 +195,7 @@ impl Attention {
         let [query, key, value] = self.qkv.products(Source::LayerNormed(norm, x))?;
         let query = rotary.apply(&query, self.heads)?; // [tokens, heads * head_dim]
         let key = rotary.apply(&key, self.heads)?;
-        attention(&query, &key, &value, even_heads(&query, self.heads)?, plan)
+        attention_in(self.products, [&query, &key, &value], even_heads(&query, self.heads)?, plan)
     }
 }
 

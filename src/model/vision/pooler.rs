@@ -4,7 +4,7 @@
 
 use super::{Mlp, Visual, even_heads};
 use crate::model::config::VisionConfig;
-use crate::nn::attention::{Block, Mask, Plan, attention};
+use crate::nn::attention::{Block, Mask, Plan, Products, attention_in};
 use crate::nn::linear::{Linear, Precision};
 use crate::nn::norm::LayerNorm;
 use crate::nn::rows;
@@ -32,6 +32,7 @@ struct PoolerBlock {
     layer_norm2: LayerNorm,
     mlp: Mlp,
     heads: usize,
+    products: Products,
 }
 
 impl Classifier {
@@ -82,13 +83,14 @@ impl PoolerBlock {
             layer_norm2: LayerNorm::load(&w.pp("layer_norm2"), hidden, eps),
             mlp: Mlp::load(&w.pp("mlp"), config, MLP_RATIO * hidden),
             heads: config.num_attention_heads,
+            products: w.dense().products(),
         }
     }
 
     fn attend(&self, queries: &Tensor, seen: &Tensor, plan: &Arc<Plan>) -> Result<Tensor> {
         let query = self.q_proj.forward(queries)?;
         let (key, value) = (self.k_proj.forward(seen)?, self.v_proj.forward(seen)?);
-        let mixed = attention(&query, &key, &value, even_heads(&query, self.heads)?, plan)?;
+        let mixed = attention_in(self.products, [&query, &key, &value], even_heads(&query, self.heads)?, plan)?;
         self.out_proj.as_ref().map_or(Ok(mixed.clone()), |out| out.forward(&mixed))
     }
 

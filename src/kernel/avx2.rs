@@ -10,7 +10,7 @@ use std::arch::x86_64::*;
 use super::isa::{Avx2, Isa};
 use super::micro::{CLASSES, LANES, Micro, Quad, RowScale, Sums, Tile, Words, activation_scale, each_panel};
 use super::quantize::share;
-use super::scalar::{MAGNITUDE, Scalar, round};
+use super::scalar::{MAGNITUDE, round};
 
 /// Eight sums, the codes, a quad and a product fit the 16 registers.
 const ROWS_MAX: usize = 8;
@@ -28,9 +28,13 @@ const _: () = assert!(WINDOW as i32 * 2 * 2 * i8::MIN as i32 >= i16::MIN as i32)
 /// A loop for some rows of a tile, from the row given on.
 type RowsLoop = unsafe fn(&[Words], &Tile<'_>, usize, &mut [Sums]);
 
-/// The loop for 1, 2, .. 8 rows.
-const LOOPS: [RowsLoop; ROWS_MAX] =
-    [rows::<1>, rows::<2>, rows::<3>, rows::<4>, rows::<5>, rows::<6>, rows::<7>, rows::<8>];
+/// The ternary loop for 1, 2, .. 8 rows.
+const TERNARY: [RowsLoop; ROWS_MAX] =
+    [ternary::<1>, ternary::<2>, ternary::<3>, ternary::<4>, ternary::<5>, ternary::<6>, ternary::<7>, ternary::<8>];
+
+/// The int8 loop for 1, 2, .. 6 rows: they and two vectors of lanes have twelve sums.
+const INT8: [RowsLoop; INT8_ROWS_MAX] = [int8::<1>, int8::<2>, int8::<3>, int8::<4>, int8::<5>, int8::<6>];
+const INT8_ROWS_MAX: usize = 6;
 
 impl Micro for Avx2 {
     fn isa(&self) -> Isa {
@@ -43,13 +47,19 @@ impl Micro for Avx2 {
             for rows in (0..groups).map(|group| share(group, groups, tile.rows())) {
                 // SAFETY: self exists, so detection saw avx2; each_panel established that the tile has panel.len()
                 // blocks, and it has these rows, by whose count the loop is chosen.
-                unsafe { LOOPS[rows.len() - 1](panel, tile, rows.start, &mut sums[rows]) }
+                unsafe { TERNARY[rows.len() - 1](panel, tile, rows.start, &mut sums[rows]) }
             }
         });
     }
 
     fn int8(&self, panels: &[Words], tile: &Tile<'_>, sums: &mut [Sums]) {
-        Scalar.int8(panels, tile, sums);
+        let groups = tile.rows().div_ceil(INT8_ROWS_MAX);
+        each_panel(panels, CLASSES * tile.blocks(), tile, sums, |panel, sums| {
+            for rows in (0..groups).map(|group| share(group, groups, tile.rows())) {
+                // SAFETY: as above; here panel.len() is four times the tile's blocks.
+                unsafe { INT8[rows.len() - 1](panel, tile, rows.start, &mut sums[rows]) }
+            }
+        });
     }
 
     fn quantize(&self, x: &[f32], values: &mut [i8]) -> RowScale {
@@ -59,12 +69,12 @@ impl Micro for Avx2 {
     }
 }
 
-/// `ROWS` rows of a tile, from `first` on.
+/// `ROWS` rows of a ternary tile, from `first` on.
 ///
 /// # Safety
 /// The tile has those rows, of `panel.len()` blocks, and `sums` has `ROWS` rows.
 #[target_feature(enable = "avx2")]
-unsafe fn rows<const ROWS: usize>(panel: &[Words], tile: &Tile<'_>, first: usize, sums: &mut [Sums]) {
+unsafe fn ternary<const ROWS: usize>(panel: &[Words], tile: &Tile<'_>, first: usize, sums: &mut [Sums]) {
     for group in 0..LANES / VECTOR {
         // A code is the sign plus one: the ones add up to the sum of the row.
         let mut wide = [_mm256_setzero_si256(); ROWS];
@@ -120,10 +130,48 @@ unsafe fn window_sums<const ROWS: usize>(
     narrow
 }
 
+/// `ROWS` rows of an int8 tile, from `first` on. Byte products would not fit 16 bits in pairs: both sides are widened to
+/// 16 bits, whose products `vpmaddwd` adds in pairs of 32; a lane has two such sums until the end.
+///
+/// # Safety
+/// The tile has those rows, of as many cells as `panel` has words, and `sums` has `ROWS` rows.
+#[target_feature(enable = "avx2")]
+unsafe fn int8<const ROWS: usize>(panel: &[Words], tile: &Tile<'_>, first: usize, sums: &mut [Sums]) {
+    for group in 0..LANES / VECTOR {
+        let mut acc = [[_mm256_setzero_si256(); 2]; ROWS];
+        for (index, words) in panel.iter().enumerate() {
+            let words = words.0[group * VECTOR..][..VECTOR].as_ptr().cast::<__m128i>();
+            // SAFETY: eight words are two vectors of 16 bytes, aligned as the group begins at a multiple of 32 bytes.
+            let [low, high] = unsafe { [_mm_load_si128(words), _mm_load_si128(words.add(1))] };
+            let weights = [_mm256_cvtepu8_epi16(low), _mm256_cvtepu8_epi16(high)];
+            for (m, acc) in acc.iter_mut().enumerate() {
+                let cell = index * tile.rows() + first + m;
+                // SAFETY: the tile has [panel.len(), rows] cells. A quad is four bytes, read without alignment.
+                let quad = unsafe { tile.quads().as_ptr().add(cell).cast::<i32>().read_unaligned() };
+                let quad = _mm256_cvtepi8_epi16(_mm_set1_epi32(quad));
+                acc[0] = _mm256_add_epi32(acc[0], _mm256_madd_epi16(weights[0], quad));
+                acc[1] = _mm256_add_epi32(acc[1], _mm256_madd_epi16(weights[1], quad));
+            }
+        }
+        for ((sums, acc), row_sum) in sums.iter_mut().zip(acc).zip(&tile.row_sums()[first..]) {
+            // Lanes 0, 1, 4, 5 and 2, 3, 6, 7.
+            let pairs = _mm256_hadd_epi32(acc[0], acc[1]);
+            let lanes = _mm256_permute4x64_epi64::<0b11_01_10_00>(pairs);
+            // A byte is the weight plus 2^7.
+            let excess = _mm256_slli_epi32::<7>(_mm256_set1_epi32(*row_sum));
+            // SAFETY: group < 4, and eight sums from 8 * group lie within 32; written without alignment.
+            unsafe {
+                let place = sums.as_mut_ptr().add(group * VECTOR).cast();
+                _mm256_storeu_si256(place, _mm256_sub_epi32(lanes, excess));
+            }
+        }
+    }
+}
+
 /// # Safety
 /// `x` and `values` have the same length.
 #[target_feature(enable = "avx2")]
-unsafe fn quantize(x: &[f32], values: &mut [i8]) -> RowScale {
+pub(super) unsafe fn quantize(x: &[f32], values: &mut [i8]) -> RowScale {
     let (vectors, rest) = x.as_chunks::<VECTOR>();
     let magnitude = _mm256_set1_epi32(MAGNITUDE as i32);
     let mut peaks = _mm256_setzero_si256();

@@ -14,6 +14,8 @@ pub enum Isa {
     Scalar,
     /// 256-bit vectors, byte products summed in 16 bits.
     Avx2,
+    /// 256-bit vectors with the byte dot product `vpdpbusd`.
+    AvxVnni,
     /// 512-bit vectors with the byte dot product `vpdpbusd`.
     Avx512Vnni,
     /// 128-bit vectors of aarch64, byte products summed in 16 bits.
@@ -26,7 +28,7 @@ pub enum Isa {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IsaError {
     /// The name is none of ours.
-    #[error("instruction set {0:?} is unknown: expected one of scalar, avx2, avx512vnni, neon, neondot")]
+    #[error("instruction set {0:?} is unknown: expected one of scalar, avx2, avxvnni, avx512vnni, neon, neondot")]
     Unknown(String),
     /// The chip lacks it.
     #[error("instruction set {0} is not available on this machine: the best here is {best}", best = Isa::best())]
@@ -35,7 +37,7 @@ pub enum IsaError {
 
 impl Isa {
     /// Every instruction set, of each kind of chip the slowest first.
-    pub const ALL: [Isa; 5] = [Isa::Scalar, Isa::Avx2, Isa::Avx512Vnni, Isa::Neon, Isa::NeonDot];
+    pub const ALL: [Isa; 6] = [Isa::Scalar, Isa::Avx2, Isa::AvxVnni, Isa::Avx512Vnni, Isa::Neon, Isa::NeonDot];
 
     /// Reads a name as [`Isa::name`] writes it, in any case.
     pub fn parse(name: &str) -> Result<Isa, IsaError> {
@@ -48,6 +50,7 @@ impl Isa {
         match self {
             Isa::Scalar => "scalar",
             Isa::Avx2 => "avx2",
+            Isa::AvxVnni => "avxvnni",
             Isa::Avx512Vnni => "avx512vnni",
             Isa::Neon => "neon",
             Isa::NeonDot => "neondot",
@@ -64,6 +67,7 @@ impl Isa {
         match self {
             Isa::Scalar => true,
             Isa::Avx2 => Avx2::detect().is_some(),
+            Isa::AvxVnni => AvxVnni::detect().is_some(),
             Isa::Avx512Vnni => Avx512Vnni::detect().is_some(),
             Isa::Neon => Neon::detect().is_some(),
             Isa::NeonDot => NeonDot::detect().is_some(),
@@ -119,6 +123,21 @@ impl Avx2 {
         #[cfg(target_arch = "x86_64")]
         if is_x86_feature_detected!("avx2") {
             return Some(Avx2(()));
+        }
+        None
+    }
+}
+
+/// Proof that this chip has AVX2 and AVX-VNNI.
+#[derive(Clone, Copy, Debug)]
+pub struct AvxVnni(());
+
+impl AvxVnni {
+    /// A token if the chip and the operating system offer AVX2 and AVX-VNNI.
+    pub fn detect() -> Option<AvxVnni> {
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("avxvnni") {
+            return Some(AvxVnni(()));
         }
         None
     }

@@ -17,7 +17,7 @@
 pub use super::finish::Lines;
 use super::int8::WEIGHT_MAX;
 #[cfg(target_arch = "x86_64")]
-use super::isa::{Avx2, Avx512Vnni};
+use super::isa::{Avx2, Avx512Vnni, AvxVnni};
 use super::isa::{Isa, IsaError};
 #[cfg(target_arch = "aarch64")]
 use super::isa::{Neon, NeonDot};
@@ -150,6 +150,8 @@ pub fn for_isa(isa: Isa) -> Result<Box<dyn Micro>, IsaError> {
         Isa::Scalar => Some(Box::new(Scalar)),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => Avx2::detect().map(|token| Box::new(token) as Box<dyn Micro>),
+        #[cfg(target_arch = "x86_64")]
+        Isa::AvxVnni => AvxVnni::detect().map(|token| Box::new(token) as Box<dyn Micro>),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512Vnni => Avx512Vnni::detect().map(|token| Box::new(token) as Box<dyn Micro>),
         #[cfg(target_arch = "aarch64")]

@@ -8,6 +8,8 @@ pub mod attention;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avxvnni;
 pub mod clock;
 pub mod dense;
 pub mod elementwise;

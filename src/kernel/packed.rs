@@ -99,7 +99,10 @@ impl<W: Weights> Packed<W> {
     /// # Panics
     /// As [`Packed::pack`].
     pub fn pack_for(isa: Isa, stack: &[&W]) -> Result<Packed<W>, IsaError> {
-        let micro = micro::for_isa(isa)?;
+        Ok(Packed::pack_with(micro::for_isa(isa)?, stack))
+    }
+
+    fn pack_with(micro: Box<dyn Micro>, stack: &[&W]) -> Packed<W> {
         let cols = stack.first().expect("a stack has a matrix").shape()[1];
         let (mut members, mut lane_scales, mut panels) = (Vec::new(), Vec::new(), Vec::new());
         let words = W::WORDS * cols.div_ceil(BLOCK);
@@ -117,7 +120,7 @@ impl<W: Weights> Packed<W> {
             }
             members.push(Member { rows, scale: matrix.scale(), panels: first..first + count });
         }
-        Ok(Packed { micro, cols, members, lane_scales, panels, second: Second::default(), weights: PhantomData })
+        Packed { micro, cols, members, lane_scales, panels, second: Second::default(), weights: PhantomData }
     }
 
     /// Output rows, of all matrices together.

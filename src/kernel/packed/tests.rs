@@ -41,7 +41,13 @@ fn definition(rows: usize, weights: &[i8], x: &QuantizedRows) -> Vec<i32> {
 /// Packs for every instruction set of this machine; says which it lacks.
 fn pack_all<W: Weights>(stack: &[&W]) -> Vec<Packed<W>> {
     let pack = |isa| Packed::pack_for(isa, stack).inspect_err(|refused| println!("{refused}")).ok();
-    Isa::ALL.into_iter().filter_map(pack).collect()
+    #[allow(unused_mut)]
+    let mut all: Vec<_> = Isa::ALL.into_iter().filter_map(pack).collect();
+    #[cfg(target_arch = "x86_64")]
+    if let Some(token) = isa::Avx512Vnni::detect() {
+        all.push(Packed::pack_with(Box::new(crate::kernel::avxvnni::Twin(token)), stack));
+    }
+    all
 }
 
 /// Demands the exact sums, and the same float bits, of every instruction set.

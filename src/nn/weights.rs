@@ -6,22 +6,22 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Display;
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use candle_core::{DType, Device, Tensor, Var};
-use memmap2::Mmap;
-use rand::{RngCore, SeedableRng};
-use rand_chacha::ChaCha8Rng;
-use safetensors::tensor::{Metadata, TensorInfo};
-use safetensors::{Dtype, SafeTensors};
+use safetensors::Dtype;
+use safetensors::tensor::TensorInfo;
 
+use self::checkpoint::{Checkpoint, Stored, element_bytes};
+use self::fresh::fresh_values;
 use self::noise::Noise;
-use super::linear::{Dense, WeightScale};
-use crate::kernel::ternary::{COLS_MAX, TernaryError, TernaryMatrix};
+use super::linear::Dense;
 
+mod checkpoint;
+mod fresh;
 mod noise;
+mod ternary;
 
 /// What kept weights from being used.
 #[derive(Debug, thiserror::Error)]
@@ -97,49 +97,6 @@ enum Source {
     Noise(u64),
 }
 
-enum Bytes {
-    Mapped(Mmap),
-    Static(&'static [u8]),
-}
-
-struct Checkpoint {
-    path: PathBuf,
-    bytes: Bytes,
-    start: usize,
-    header: Metadata,
-}
-
-impl Checkpoint {
-    fn new(bytes: Bytes, file: &Path) -> Result<Self, WeightsError> {
-        // This also checks that the tensors cover the file exactly, so `data` stays inside it.
-        let (header_len, header) = SafeTensors::read_metadata(bytes.all())
-            .map_err(|error| WeightsError::Format { file: file.to_path_buf(), reason: error.to_string() })?;
-        let start = header_len + size_of::<u64>();
-        Ok(Self { path: file.to_path_buf(), bytes, start, header })
-    }
-
-    fn data(&self, info: &TensorInfo) -> &[u8] {
-        let (from, to) = info.data_offsets;
-        &self.bytes.all()[self.start + from..self.start + to]
-    }
-}
-
-impl Bytes {
-    fn all(&self) -> &[u8] {
-        match self {
-            Bytes::Mapped(map) => map,
-            Bytes::Static(bytes) => bytes,
-        }
-    }
-}
-
-/// What a source holds under one name, as it is stored.
-struct Stored<'a> {
-    dtype: Dtype,
-    shape: &'a [usize],
-    data: &'a [u8],
-}
-
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
@@ -153,21 +110,12 @@ impl Weights {
 
     /// Maps safetensors files; several (shards) are one namespace.
     pub fn open(files: &[PathBuf], mode: Mode) -> Result<Self, WeightsError> {
-        let map = |path: &PathBuf| {
-            let fault = |source| WeightsError::File { file: path.clone(), source };
-            let file = File::open(path).map_err(fault)?;
-            // SAFETY: the map is read only; that nobody truncates a model file while it is served is the operator's
-            // part of the contract, as with every memory-mapped model.
-            let map = unsafe { Mmap::map(&file) }.map_err(fault)?;
-            Checkpoint::new(Bytes::Mapped(map), path)
-        };
-        Ok(Self::new(Source::Files(files.iter().map(map).collect::<Result<_, _>>()?), mode))
+        Ok(Self::new(Source::Files(files.iter().map(|file| Checkpoint::map(file)).collect::<Result<_, _>>()?), mode))
     }
 
     /// Reads safetensors bytes that are part of the program.
     pub fn from_static(bytes: &'static [u8], mode: Mode) -> Result<Self, WeightsError> {
-        let checkpoint = Checkpoint::new(Bytes::Static(bytes), Path::new("embedded"))?;
-        Ok(Self::new(Source::Files(vec![checkpoint]), mode))
+        Ok(Self::new(Source::Files(vec![Checkpoint::embedded(bytes)?]), mode))
     }
 
     /// Parameters by their [`Init`], the same for the same seed and name whatever the order of asking.
@@ -295,10 +243,7 @@ impl Weights {
 
     fn stored(&self, name: &str) -> Option<Stored<'_>> {
         let Source::Files(files) = &self.shared.source else { return None };
-        files.iter().find_map(|file| {
-            let info = file.header.info(name)?;
-            Some(Stored { dtype: info.dtype, shape: &info.shape, data: file.data(info) })
-        })
+        files.iter().find_map(|file| file.stored(name))
     }
 
     /// Whether this name is stored as packed ternary bytes.
@@ -355,7 +300,7 @@ impl Weights {
         let mut values = Vec::with_capacity(rows.len() * columns);
         for &row in rows {
             let start = row as usize * row_bytes;
-            values.extend(to_f32(&Stored { dtype, shape, data: data.get(start..start + row_bytes)? })?);
+            values.extend(Stored { dtype, shape, data: data.get(start..start + row_bytes)? }.to_f32()?);
         }
         Some(values)
     }
@@ -398,70 +343,9 @@ impl Weights {
             Source::Files(_) => {
                 let stored = self.stored(name).ok_or_else(|| format!("{name}: missing, expected {shape:?}"))?;
                 fits(stored.shape)?;
-                to_f32(&stored).ok_or_else(|| format!("{name}: stored as {:?}, expected floats", stored.dtype))
+                stored.to_f32().ok_or_else(|| format!("{name}: stored as {:?}, expected floats", stored.dtype))
             }
         }
-    }
-
-    /// The ternary matrix `name` (`[outputs, inputs]`): unpacked from Hugging Face's bytes and `{name}_scale`, or
-    /// quantised from floats. Faults are noted as by [`Weights::get`]; a matrix without rows takes its place.
-    pub fn ternary(&self, outputs: usize, inputs: usize, name: &str, scale: WeightScale) -> TernaryMatrix {
-        self.try_ternary(outputs, inputs, name, scale).unwrap_or_else(|fault| {
-            self.fault(fault);
-            TernaryMatrix::from_f32(0, inputs.min(COLS_MAX), &[])
-        })
-    }
-
-    fn try_ternary(
-        &self,
-        outputs: usize,
-        inputs: usize,
-        name: &str,
-        scale: WeightScale,
-    ) -> Result<TernaryMatrix, String> {
-        if inputs > COLS_MAX {
-            return Err(format!("{}: {}", self.full(name), TernaryError::Cols(inputs)));
-        }
-        if let Source::Noise(seed) = self.shared.source {
-            let codes = Noise::new(seed, &self.full(name)).codes(outputs.div_ceil(4) * inputs);
-            let worth = Init::FanIn(0.7).deviation(&[outputs, inputs]).unwrap_or(1.0);
-            return TernaryMatrix::from_packed(outputs, inputs, codes, worth)
-                .map_err(|error| format!("{name}: {error}"));
-        }
-        if !self.is_packed(name) {
-            let values = self.floats(&self.full(name), &[outputs, inputs], Init::FanIn(0.7))?;
-            return Ok(TernaryMatrix::from_f32(outputs, inputs, &values));
-        }
-        let full = self.full(name);
-        let codes = self.codes(&full, &[outputs.div_ceil(4), inputs])?;
-        let stored = self.floats(&format!("{full}_scale"), &[1], Init::Ones)?[0];
-        if !(stored.is_finite() && stored > 0.0) {
-            return Err(format!("{full}_scale: {stored}, expected a finite number above 0"));
-        }
-        let factor = match scale {
-            WeightScale::Divides => 1.0 / stored,
-            WeightScale::Multiplies => stored,
-        };
-        TernaryMatrix::from_packed(outputs, inputs, codes, factor).map_err(|error| format!("{full}: {error}"))
-    }
-
-    fn codes(&self, name: &str, shape: &[usize]) -> Result<Vec<u8>, String> {
-        locked(&self.shared.used).insert(name.to_string());
-        let (found, codes) = match &self.shared.source {
-            Source::Tensors(tensors) => {
-                let tensor = tensors.get(name).ok_or_else(|| format!("{name}: missing"))?;
-                let codes = tensor.flatten_all().and_then(|flat| flat.to_vec1()).map_err(|e| format!("{name}: {e}"))?;
-                (tensor.dims().to_vec(), codes)
-            }
-            _ => {
-                let stored = self.stored(name).ok_or_else(|| format!("{name}: missing"))?;
-                (stored.shape.to_vec(), stored.data.to_vec())
-            }
-        };
-        if found != shape {
-            return Err(format!("{name}: packed as {found:?}, expected {shape:?}"));
-        }
-        Ok(codes)
     }
 }
 
@@ -469,62 +353,6 @@ impl Weights {
 fn absent(shape: &[usize]) -> Tensor {
     let zero = Tensor::zeros(1, DType::F32, &Device::Cpu).and_then(|zero| zero.broadcast_as(shape));
     zero.expect("one zero can stand for any shape")
-}
-
-/// Bytes of one number of a float type that can be read.
-fn element_bytes(dtype: Dtype) -> Option<usize> {
-    match dtype {
-        Dtype::F64 => Some(8),
-        Dtype::F32 => Some(4),
-        Dtype::BF16 | Dtype::F16 => Some(2),
-        _ => None,
-    }
-}
-
-fn to_f32(stored: &Stored<'_>) -> Option<Vec<f32>> {
-    let data = stored.data;
-    Some(match stored.dtype {
-        Dtype::F32 => data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-        Dtype::F64 => data.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b) as f32).collect(),
-        Dtype::BF16 => data.as_chunks::<2>().0.iter().map(|b| half::bf16::from_le_bytes(*b).to_f32()).collect(),
-        Dtype::F16 => data.as_chunks::<2>().0.iter().map(|b| half::f16::from_le_bytes(*b).to_f32()).collect(),
-        _ => return None,
-    })
-}
-
-impl Init {
-    /// The standard deviation of random values; None for constants.
-    fn deviation(self, shape: &[usize]) -> Option<f32> {
-        match self {
-            Init::Zeros | Init::Ones => None,
-            Init::Normal(deviation) => Some(deviation),
-            Init::FanIn(gain) => Some(gain / (shape[1..].iter().product::<usize>().max(1) as f32).sqrt()),
-        }
-    }
-}
-
-/// FNV-1a: any fixed hash will do, it only has to be the same everywhere.
-fn hash(name: &str) -> u64 {
-    name.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
-}
-
-/// A stream of random numbers for each name, so that the order of asking does not matter.
-fn fresh_values(seed: u64, name: &str, shape: &[usize], init: Init) -> Vec<f32> {
-    let count = shape.iter().product();
-    let Some(deviation) = init.deviation(shape) else {
-        return vec![if init == Init::Ones { 1.0 } else { 0.0 }; count];
-    };
-    let mut random = ChaCha8Rng::seed_from_u64(seed ^ hash(name));
-    let mut unit = || (random.next_u32() >> 8) as f32 / (1u32 << 24) as f32;
-    let mut normal = || loop {
-        // Box-Muller
-        let (radius, angle) = ((-2.0 * (1.0 - unit()).ln()).sqrt(), std::f32::consts::TAU * unit());
-        let value = radius * angle.cos();
-        if value.abs() <= 2.0 {
-            return value;
-        }
-    };
-    (0..count).map(|_| normal() * deviation).collect()
 }
 
 #[cfg(test)]

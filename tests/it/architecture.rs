@@ -34,8 +34,8 @@ const PLACES: &[(&[&str], &[&str])] = &[
     (&["prost", "prost_types", "tower"], &["service"]),
     (&["tokio", "tokio_stream"], &["engine", "service", "cli"]),
     (&["clap", "indicatif", "tracing_subscriber"], &["cli"]),
-    (&["memmap2"], &["nn/weights.rs"]),
-    (&["unsafe"], &["kernel", "nn/weights.rs"]),
+    (&["memmap2"], &["nn/weights/checkpoint.rs"]),
+    (&["unsafe"], &["kernel", "nn/weights/checkpoint.rs"]),
     (&["env::var", "env::var_os", "env::vars", "env::vars_os", "option_env"], &["settings"]),
 ];
 

@@ -13,7 +13,7 @@ use ndarray::ArrayView4;
 
 pub(super) enum Stem {
     Patches { weight: Tensor, bias: Tensor, sizes: Sizes },
-    Conv(ConvStem),
+    Conv(Box<ConvStem>),
 }
 
 /// What the layout of a tubelet depends on.
@@ -52,13 +52,13 @@ impl Stem {
                     second.channels * config.tubelet_size * cells * cells,
                 ];
                 let proj = embeddings.pp("patch_embeddings").pp("proj").fine();
-                Stem::Conv(ConvStem {
+                Stem::Conv(Box::new(ConvStem {
                     sizes,
                     first: Linear::load(&w.pp("first"), inputs[0], first.channels, true, Precision::Dense),
                     second: Linear::load(&w.pp("second"), inputs[1], second.channels, true, Precision::Dense),
                     proj: Linear::load(&proj, inputs[2], config.hidden_size, true, Precision::Dense),
                     geometry: [first, second],
-                })
+                }))
             }
         }
     }

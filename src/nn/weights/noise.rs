@@ -9,7 +9,7 @@ pub(super) struct Noise(u64);
 impl Noise {
     /// The stream of a name.
     pub(super) fn new(seed: u64, name: &str) -> Noise {
-        Noise((seed ^ super::hash(name)) | 1)
+        Noise((seed ^ super::fresh::hash(name)) | 1)
     }
 
     fn word(&mut self) -> u32 {

@@ -270,6 +270,8 @@ macro_rules! units {
             "dec {count}",
             "jnz 2b",
             all_sums!(store_sum),
+            // What follows may be compiled for narrow registers, which some chips slow down beside wide ones in use.
+            "vzeroupper",
             panel = inout(reg) $cursor.panel,
             quads = inout(reg) $cursor.quads,
             codes = inout(reg) $cursor.codes,

@@ -7,6 +7,8 @@ use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Device, Layout, Result, Shape, Storage, Tensor, bail,
 };
 
+use crate::kernel::tally::{self, Kind};
+
 /// The gradient of each input, in order; None where there is none to give.
 pub(crate) type Gradients<const N: usize> = [Option<Vec<f32>>; N];
 
@@ -44,7 +46,8 @@ fn run<const N: usize, O: Operation<N>>(
         *input = slice(storage, layout)?;
     }
     let mut out = vec![0.0; shape.elem_count()];
-    operation.forward(inputs, &mut out);
+    // Products and attention within are counted as such.
+    tally::count(Kind::Elementwise, 0.0, || operation.forward(inputs, &mut out));
     Ok((CpuStorage::F32(out), shape))
 }
 

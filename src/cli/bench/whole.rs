@@ -13,9 +13,9 @@ use crate::kernel::isa;
 use crate::kernel::peak::Peaks;
 use crate::kernel::threads::Pool;
 use crate::model::bundle::Part;
+use crate::model::precision::Precisions;
 use crate::model::preset;
 use crate::model::rehearsal::Size;
-use crate::nn::linear::Dense;
 
 /// The most frames and tokens that can be asked for.
 const SIZE_MAX: usize = 4096;
@@ -29,9 +29,9 @@ pub(super) struct Whole {
     /// Which parts
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Parts::All])]
     part: Vec<Parts>,
-    /// How weights that are not ternary are held
-    #[arg(long, value_enum, default_value_t = Held::Int8)]
-    precision: Held,
+    /// How parts hold the weights that are not ternary: f32, bf16, int8 or auto
+    #[arg(long, value_name = "[PART=]WORD,..", default_value = "auto")]
+    precision: Precisions,
     /// Frames of the clip
     #[arg(long, default_value_t = 16)]
     frames: usize,
@@ -64,14 +64,6 @@ enum Parts {
     All,
 }
 
-/// Precision of what is not ternary.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Held {
-    F32,
-    Bf16,
-    Int8,
-}
-
 impl Whole {
     /// Measures, prints and returns the exit status.
     pub(super) fn run(&self) -> anyhow::Result<i32> {
@@ -82,21 +74,14 @@ impl Whole {
         let (size, pool) = (self.size()?, Pool::new(count)?);
         let peaks = pool.run(|| Peaks::measure(isa::current()));
         let before = Resident::read();
-        let dense = match self.precision {
-            Held::F32 => Dense::F32,
-            Held::Bf16 => Dense::Bf16,
-            Held::Int8 => Dense::Int8,
-        };
-        let load = |part| pool.run(|| Loaded::new(&config, (part, dense), size));
+        let dense = |part| self.precision.of(part).unwrap_or_default().here();
+        let load = |part| pool.run(|| Loaded::new(&config, (part, dense(part)), size));
         let loaded = self.parts().into_iter().map(load).collect::<anyhow::Result<Vec<Loaded>>>()?;
         let full = Resident::read();
         if !self.json {
             print!("{}", peaks_text(&peaks));
-            println!(
-                "model     {name}, {count} thread(s), {} passes, integer kernels {}",
-                self.repeats,
-                isa::current()
-            );
+            let (repeats, precision, isa) = (self.repeats, self.precision, isa::current());
+            println!("model     {name}, {count} thread(s), {repeats} passes, {precision}, integer kernels {isa}");
             println!("\n{}", Figures::HEAD);
         }
         let mut parts = Vec::new();
@@ -113,8 +98,9 @@ impl Whole {
             let most = after.map(|resident| resident.most);
             let resident = json!({"before": bytes(before), "loaded": bytes(full), "after": bytes(after), "most": most});
             print_line(&json!({
-                "preset": name, "isa": isa::current().name(), "threads": count, "precision": format!("{:?}", self.precision).to_lowercase(), "limits": peaks_json(&peaks),
-                "frames": size.frames, "resident_bytes": resident, "parts": parts,
+                "preset": name, "isa": isa::current().name(), "threads": count,
+                "precision": self.precision.to_string(), "limits": peaks_json(&peaks), "frames": size.frames,
+                "resident_bytes": resident, "parts": parts,
             }));
         } else if let (Some(before), Some(full), Some(after)) = (before, full, after) {
             let mebibytes = [before.now, full.now, after.now, after.most].map(|bytes| bytes >> 20);

@@ -3,7 +3,7 @@
 
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
-use vljepa::kernel::attention::{self, Heads, Inputs, Plan};
+use vljepa::kernel::attention::{self, Heads, Inputs, Plan, Products};
 use vljepa::kernel::packed::{Output, PackedMatrix};
 use vljepa::kernel::quantize::{QuantizedRows, quantize};
 use vljepa::kernel::ternary::TernaryMatrix;
@@ -48,6 +48,6 @@ fn attending(bencher: Bencher, rows: usize) {
     let mut out = vec![0.0; x.len()];
     bencher.counter(ItemsCount::new(4 * heads * width * rows * rows)).bench_local(|| {
         let heads = Heads { query: heads, key_value: heads, scale: 0.125 };
-        attention::forward(black_box(inputs), heads, &plan, &mut out);
+        attention::forward(black_box(inputs), heads, &plan, Products::F32, &mut out);
     });
 }

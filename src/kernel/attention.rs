@@ -10,6 +10,7 @@ use std::ops::Range;
 pub use self::gradient::backward;
 use self::tile::{Scratch, Task};
 use super::isa::Avx512Bf16;
+use super::tally::{self, Kind};
 use super::threads;
 use super::wide::{Width, width};
 
@@ -67,6 +68,15 @@ impl Plan {
     fn own(segments: &[Range<usize>], mask: Mask) -> Self {
         let block = |s: &Range<usize>| Block { queries: s.clone(), keys: vec![s.clone()], mask };
         Self { blocks: segments.iter().map(block).collect() }
+    }
+
+    /// Query-key pairs that see each other.
+    fn seen(&self) -> usize {
+        let keys = |block: &Block| {
+            let count = block.key_count();
+            (0..block.queries.len()).map(|query| block.visible(query, count).len()).sum::<usize>()
+        };
+        self.blocks.iter().map(keys).sum()
     }
 
     /// Query-key pairs, an upper bound that ignores masks.
@@ -145,7 +155,12 @@ pub enum Products {
 /// Query rows outside every block, and rows that see no key, become 0. What a row becomes does not depend on the other
 /// blocks of the plan.
 pub fn forward(inputs: Inputs<'_>, heads: Heads, plan: &Plan, products: Products, out: &mut [f32]) {
-    forward_by(|task, scratch| attend(task, products, scratch), inputs, heads, plan, out);
+    let pairs = products == Products::Bf16 && Avx512Bf16::detect().is_some();
+    let kind = if pairs { Kind::AttentionBf16 } else { Kind::AttentionF32 };
+    let operations = 4.0 * plan.seen() as f64 * (heads.query * inputs.width) as f64;
+    tally::count(kind, operations, || {
+        forward_by(|task, scratch| attend(task, products, scratch), inputs, heads, plan, out);
+    });
 }
 
 fn forward_by(

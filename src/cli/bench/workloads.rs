@@ -203,17 +203,18 @@ pub(super) fn attention(visit: Visit<'_>) {
         let inputs = Inputs { queries: &queries, keys: &keys, values: &values, width };
         let heads = Heads { query, key_value, scale: (width as f32).powf(-0.5) };
         let plan = Plan::full(std::slice::from_ref(&(0..rows)));
-        let contestant = |(name, products)| -> Contestant<'_> {
-            let (plan, mut out) = (&plan, vec![0.0; inputs.queries.len()]);
-            (name, Box::new(move || attention::forward(inputs, heads, plan, products, &mut out)))
-        };
         let operations = 4.0 * (query * width) as f64 * (rows * rows) as f64;
-        visit(Case {
-            shape: format!("{query}/{key_value}x{width}"),
-            rows,
-            work: Work::Products { operations, numbers: Numbers::Floats, weight_bytes: 0 },
-            contestants: [("attention f32", Products::F32), ("attention bf16", Products::Bf16)].map(contestant).into(),
-        });
+        for (name, products, numbers) in
+            [("attention f32", Products::F32, Numbers::Floats), ("attention bf16", Products::Bf16, Numbers::Halves)]
+        {
+            let mut out = vec![0.0; queries.len()];
+            visit(Case {
+                shape: format!("{query}/{key_value}x{width}"),
+                rows,
+                work: Work::Products { operations, numbers, weight_bytes: 0 },
+                contestants: vec![(name, Box::new(|| attention::forward(inputs, heads, &plan, products, &mut out)))],
+            });
+        }
     }
 }
 

@@ -1,13 +1,16 @@
 //! Ternary matrices at 1.6 bits a weight, five codes a byte: for single rows whose weights come from memory.
 //!
 //! ```text
-//! column k = 20 w + 4 d + i           word w, digit d = 0..4, byte i = 0..3; the last word is padded
-//! panel [word w][lane n][byte i]      code 0 + 3 code 1 + 9 code 2 + 27 code 3 + 84 code 4, the codes of the digits
+//! weight row n = 160 g + 32 d + lane    group g, digit d = 0..4; the last group is padded
+//! column     k = 4 q + i                quad q, byte i = 0..3
+//! group      [quad q][lane][byte i]     code 0 + 3 code 1 + 9 code 2 + 27 code 3 + 85 code 4, of five rows
 //! ```
 //! A core multiplies two-bit codes faster than memory brings them; a fifth less to bring is up to a quarter more speed
 //! as long as decoding keeps up (trits_avx512.rs). That holds for one row of activations and weights that no cache
-//! keeps: from a cache two bits are faster. Several rows, and chips without a loop of their own, decode each panel into
-//! two bits and multiply that, which is the meaning of this format.
+//! keeps: from a cache two bits are faster. Several rows, and chips without a loop of their own, decode each group into
+//! five panels of two bits and multiply those, which is the meaning of this format.
+//! The codes of a byte belong to five rows and not to five columns because they then meet the same activation: sums of
+//! any five combinations of the codes will do, and the byte itself is one of them.
 
 use std::ops::Range;
 
@@ -15,45 +18,42 @@ use super::finish::{Finish, Floats, Integers, Output};
 #[cfg(target_arch = "x86_64")]
 use super::isa::Avx512Vbmi;
 use super::isa::{self, Isa, IsaError};
-use super::micro::{self, BLOCK, CLASSES, LANES, Micro, Sums, TILE_ROWS, Words};
+use super::micro::{self, BLOCK, CLASSES, LANES, Micro, Quad, Sums, TILE_ROWS, Words};
 use super::packed::{Member, WORTH_SPREADING};
 use super::quantize::{QuantizedRows, share};
 use super::ternary::{COLS_MAX, TernaryMatrix};
 use super::threads;
 use super::wide::wide;
 
-/// Codes in a byte.
+/// Codes in a byte, and panels in a group.
 pub(super) const DIGITS: usize = 5;
 
-/// Columns in a word.
-pub(super) const COLUMNS: usize = 4 * DIGITS;
+/// Weight rows in a group.
+const GROUP: usize = DIGITS * LANES;
 
-/// What a code adds to its byte, by digit. The last would do with 81; with 84 the upper six bits tell its code.
-pub(super) const PLACES: [u8; DIGITS] = [1, 3, 9, 27, 84];
+/// What a code adds to its byte, by digit. The last would do with 81; with 85 the upper six bits tell its code.
+pub(super) const PLACES: [u8; DIGITS] = [1, 3, 9, 27, 85];
 
 /// The most that the first four codes add.
 pub(super) const LOWER_MAX: u8 = 2 * (PLACES[0] + PLACES[1] + PLACES[2] + PLACES[3]);
 
-const _: () = assert!(LOWER_MAX < PLACES[4] && PLACES[4].is_multiple_of(4));
+const _: () = assert!(LOWER_MAX / 4 < PLACES[4] / 4 && (PLACES[4] + LOWER_MAX) / 4 < 2 * PLACES[4] / 4);
 const _: () = assert!(LOWER_MAX as u32 + 2 * PLACES[4] as u32 <= u8::MAX as u32);
-// The last digit's products are summed with their place.
-const _: () = assert!(COLS_MAX.div_ceil(COLUMNS) as i64 * 4 * 2 * PLACES[4] as i64 * 128 <= i32::MAX as i64);
+// The sums of combinations wrap; what they are solved for does not, also not 16 times.
+const _: () = assert!(COLS_MAX as i64 * 16 * 2 * 128 <= i32::MAX as i64);
 
-/// Four bytes for each of a panel's 32 weight rows. Two cache lines.
+/// Four bytes for each of 32 lanes. Two cache lines.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 pub(super) struct Trits(pub [[u8; 4]; LANES]);
 
-/// The activations that meet one word of a panel, by digit.
-pub(super) type Quads = [[i8; 4]; DIGITS];
-
 /// One instruction set's loop for a single row. Implementors are proof tokens: who holds one may call it.
 pub(super) trait TritRow: Send + Sync {
-    /// `sums[n] = sum over k of sign[n][k] * activation[k]`, exactly; `total` is the sum of the activations.
+    /// `sums[d][n] = sum over k of sign[d][n][k] * activation[k]`, exactly; `total` is the sum of the activations.
     ///
     /// # Panics
-    /// Unless the panel and the activations are of one length.
-    fn multiply(&self, panel: &[Trits], activations: &[Quads], total: i32) -> Sums;
+    /// Unless the group and the activations are of one length.
+    fn multiply(&self, group: &[Trits], activations: &[Quad], total: i32) -> [Sums; DIGITS];
 }
 
 fn row_for(isa: Isa) -> Option<Box<dyn TritRow>> {
@@ -64,7 +64,7 @@ fn row_for(isa: Isa) -> Option<Box<dyn TritRow>> {
     }
 }
 
-/// A stack of ternary matrices with the same columns, 1.6 bits a weight (rows padded to 32, columns to 20).
+/// A stack of ternary matrices with the same columns, 1.6 bits a weight (rows padded to 160, columns to 4).
 pub struct TritMatrix {
     micro: Box<dyn Micro>,
     row: Option<Box<dyn TritRow>>,
@@ -72,8 +72,8 @@ pub struct TritMatrix {
     members: Vec<Member>,
     /// Ones: a ternary row has no scale of its own.
     lane_scales: Vec<[f32; LANES]>,
-    /// `[panels, words]`.
-    panels: Vec<Trits>,
+    /// `[groups, quads]`.
+    groups: Vec<Trits>,
 }
 
 impl TritMatrix {
@@ -92,24 +92,28 @@ impl TritMatrix {
     pub fn pack_for(isa: Isa, stack: &[&TernaryMatrix]) -> Result<TritMatrix, IsaError> {
         let micro = micro::for_isa(isa)?;
         let cols = stack.first().expect("a stack has a matrix").cols();
-        let words = cols.div_ceil(COLUMNS);
-        let (mut members, mut panels, mut count) = (Vec::new(), Vec::new(), 0);
+        let quads = cols.div_ceil(4);
+        let (mut members, mut groups, mut panels) = (Vec::new(), Vec::new(), 0);
         for matrix in stack {
             assert_eq!(matrix.cols(), cols, "the matrices of a stack differ in columns");
-            let first = count;
-            count += matrix.rows().div_ceil(LANES);
-            panels.resize(count * words, Trits([[0; 4]; LANES]));
+            let first = groups.len();
+            groups.resize(first + matrix.rows().div_ceil(GROUP) * quads, Trits([[0; 4]; LANES]));
             for row in 0..matrix.rows() {
-                let panel = &mut panels[(first + row / LANES) * words..][..words];
+                let group = &mut groups[first + row / GROUP * quads..][..quads];
                 let (bytes, shift) = matrix.row(row);
-                for (trits, bytes) in panel.iter_mut().zip(bytes.chunks(COLUMNS)) {
-                    trits.0[row % LANES] = encoded(bytes, shift);
+                let (place, lane) = (PLACES[row % GROUP / LANES], row % LANES);
+                for (trits, bytes) in group.iter_mut().zip(bytes.chunks(4)) {
+                    for (trits, byte) in trits.0[lane].iter_mut().zip(bytes) {
+                        *trits += (byte >> shift & 3) * place;
+                    }
                 }
             }
-            members.push(Member { rows: matrix.rows(), scale: matrix.scale, panels: first..count });
+            let end = panels + matrix.rows().div_ceil(LANES);
+            members.push(Member { rows: matrix.rows(), scale: matrix.scale, panels: panels..end });
+            panels = end;
         }
-        let lane_scales = vec![[1.0; LANES]; count];
-        Ok(TritMatrix { micro, row: row_for(isa), cols, members, lane_scales, panels })
+        let lane_scales = vec![[1.0; LANES]; panels];
+        Ok(TritMatrix { micro, row: row_for(isa), cols, members, lane_scales, groups })
     }
 
     /// Output rows, of all matrices together.
@@ -124,7 +128,7 @@ impl TritMatrix {
 
     /// Bytes of weights in memory.
     pub fn bytes(&self) -> usize {
-        size_of_val(self.panels.as_slice())
+        size_of_val(self.groups.as_slice())
     }
 
     /// The instruction set that it was packed for.
@@ -150,105 +154,84 @@ impl TritMatrix {
 
     fn run(&self, x: &QuantizedRows, finish: &impl Finish) {
         assert_eq!(x.cols(), self.cols, "activations and weights differ in columns");
-        let (panels, cost) = (self.lane_scales.len(), x.rows() * self.rows() * self.cols);
-        let runs = if cost >= WORTH_SPREADING { (4 * threads::available()).min(panels) } else { 1 };
+        let groups = self.members.iter().map(|member| member.rows.div_ceil(GROUP)).sum();
+        let cost = x.rows() * self.rows() * self.cols;
+        let runs = if cost >= WORTH_SPREADING { (4 * threads::available()).min(groups) } else { 1 };
         match &self.row {
             Some(row) if x.rows() == 1 => {
                 let quads = quads(x.values());
-                threads::for_each(runs, cost, |run| {
-                    self.run_row(row.as_ref(), (x, &quads), share(run, runs, panels), finish)
-                });
+                let run = |run| self.run_row(row.as_ref(), (x, &quads), share(run, runs, groups), finish);
+                threads::for_each(runs, cost, run);
             }
-            _ => threads::for_each(runs, cost, |run| self.run_decoded(x, share(run, runs, panels), finish)),
+            _ => threads::for_each(runs, cost, |run| self.run_decoded(x, share(run, runs, groups), finish)),
         }
     }
 
-    /// Multiplies some panels with the only row, some at a time, as they lie in memory.
-    fn run_row(
-        &self,
-        row: &dyn TritRow,
-        (x, quads): (&QuantizedRows, &[Quads]),
-        panels: Range<usize>,
-        finish: &impl Finish,
-    ) {
-        let mut sums = [[0; LANES]; TILE_ROWS];
-        for (member, panels) in self.by_member(panels) {
-            for first in panels.clone().step_by(TILE_ROWS) {
-                let panels = first..(first + TILE_ROWS).min(panels.end);
-                finish.expect(member, 0..1, panels.clone());
-                let sums = &mut sums[..panels.len()];
-                for (sums, panel) in sums.iter_mut().zip(panels.clone()) {
-                    *sums = row.multiply(self.panel(panel), quads, x.sums()[0]);
-                }
-                // SAFETY: every panel belongs to one run.
-                unsafe { finish.put(member, 0..1, panels, sums) };
+    /// Multiplies some groups with the only row of `x`.
+    fn run_row(&self, row: &dyn TritRow, x: (&QuantizedRows, &[Quad]), groups: Range<usize>, finish: &impl Finish) {
+        self.each_group(groups, |member, panels, group| {
+            finish.expect(member, 0..1, panels.clone());
+            let sums = row.multiply(group, x.1, x.0.sums()[0]);
+            // SAFETY: every group belongs to one run.
+            unsafe { finish.put(member, 0..1, panels.clone(), &sums[..panels.len()]) };
+        });
+    }
+
+    /// Decodes some groups, each once, and multiplies them with every tile.
+    fn run_decoded(&self, x: &QuantizedRows, groups: Range<usize>, finish: &impl Finish) {
+        let blocks = self.cols.div_ceil(BLOCK);
+        let mut codes = vec![Words([0; LANES]); DIGITS * blocks];
+        let mut sums = [[0; LANES]; DIGITS * TILE_ROWS];
+        self.each_group(groups, |member, panels, group| {
+            decode(group, &mut codes);
+            for tile in 0..x.tiles() {
+                let (rows, tile) = x.tile(tile);
+                let sums = &mut sums[..panels.len() * rows.len()];
+                self.micro.ternary(&codes[..panels.len() * blocks], &tile, sums);
+                // SAFETY: every group belongs to one run, which meets each tile once.
+                unsafe { finish.put(member, rows, panels.clone(), sums) };
             }
-        }
+        });
     }
 
-    /// Decodes some panels, each once, and multiplies them with every tile.
-    fn run_decoded(&self, x: &QuantizedRows, panels: Range<usize>, finish: &impl Finish) {
-        let mut codes = vec![Words([0; LANES]); self.cols.div_ceil(COLUMNS) * DIGITS.div_ceil(CLASSES)];
-        let mut sums = [[0; LANES]; TILE_ROWS];
-        for (member, panels) in self.by_member(panels) {
-            for panel in panels {
-                decode(self.panel(panel), &mut codes);
-                for tile in 0..x.tiles() {
-                    let (rows, tile) = x.tile(tile);
-                    let sums = &mut sums[..rows.len()];
-                    self.micro.ternary(&codes[..self.cols.div_ceil(BLOCK)], &tile, sums);
-                    // SAFETY: every panel belongs to one run, which meets each tile once.
-                    unsafe { finish.put(member, rows, panel..panel + 1, sums) };
-                }
+    /// Calls `work(member, panels, group)` for some groups.
+    fn each_group(&self, groups: Range<usize>, mut work: impl FnMut(usize, Range<usize>, &[Trits])) {
+        let (quads, mut first) = (self.cols.div_ceil(4), 0);
+        for (index, member) in self.members.iter().enumerate() {
+            let end = first + member.rows.div_ceil(GROUP);
+            for group in groups.start.max(first)..groups.end.min(end) {
+                let panel = member.panels.start + (group - first) * DIGITS;
+                let panels = panel..(panel + DIGITS).min(member.panels.end);
+                work(index, panels, &self.groups[group * quads..][..quads]);
             }
+            first = end;
         }
-    }
-
-    /// A run of panels, cut where a matrix ends.
-    fn by_member(&self, panels: Range<usize>) -> impl Iterator<Item = (usize, Range<usize>)> {
-        let part = move |member: &Member| panels.start.max(member.panels.start)..panels.end.min(member.panels.end);
-        self.members.iter().map(part).enumerate()
-    }
-
-    fn panel(&self, panel: usize) -> &[Trits] {
-        let words = self.cols.div_ceil(COLUMNS);
-        &self.panels[panel * words..][..words]
     }
 }
 
-/// Up to 20 codes of one row, which are each byte's two bits at `shift`.
-fn encoded(bytes: &[u8], shift: u32) -> [u8; 4] {
-    let mut trits = [0; 4];
-    for (quad, place) in bytes.chunks(4).zip(PLACES) {
-        for (trits, byte) in trits.iter_mut().zip(quad) {
-            *trits += (byte >> shift & 3) * place;
-        }
-    }
-    trits
-}
-
-/// The activations of one row, padded with zeros to whole words.
-fn quads(values: &[i8]) -> Vec<Quads> {
-    let mut quads = vec![[[0; 4]; DIGITS]; values.len().div_ceil(COLUMNS)];
-    quads.as_flattened_mut().as_flattened_mut()[..values.len()].copy_from_slice(values);
+/// The activations of one row, padded with zeros to whole quads.
+fn quads(values: &[i8]) -> Vec<Quad> {
+    let mut quads = vec![[0; 4]; values.len().div_ceil(4)];
+    quads.as_flattened_mut()[..values.len()].copy_from_slice(values);
     quads
 }
 
 wide! {
-    /// The two-bit panel (micro.rs draws it) of one at 1.6 bits; what follows its last block is padding.
-    fn decode(trits: &[Trits], codes: &mut [Words]) {
+    /// The five panels of two bits (micro.rs draws them) of a group, `[5, blocks]`.
+    fn decode(group: &[Trits], codes: &mut [Words]) {
         codes.fill(Words([0; LANES]));
-        for (word, trits) in trits.iter().enumerate() {
+        let blocks = codes.len() / DIGITS;
+        for (quad, trits) in group.iter().enumerate() {
             let mut rest = trits.0;
             for (digit, place) in PLACES.into_iter().enumerate().rev() {
-                let quad = word * DIGITS + digit;
-                for (rest, codes) in rest.iter_mut().zip(&mut codes[quad / CLASSES].0) {
+                let words = &mut codes[digit * blocks + quad / CLASSES].0;
+                for (rest, word) in rest.iter_mut().zip(words) {
                     let mut code = [0; 4];
                     for (rest, code) in rest.iter_mut().zip(&mut code) {
                         *code = u8::from(*rest >= place) + u8::from(*rest >= 2 * place);
                         *rest -= *code * place;
                     }
-                    *codes |= u32::from_le_bytes(code) << (2 * (quad % CLASSES));
+                    *word |= u32::from_le_bytes(code) << (2 * (quad % CLASSES));
                 }
             }
         }

@@ -173,8 +173,9 @@ def record(args, runner, tables):
     limits = runner.limits[0] if runner.limits else {}
     reads = ", ".join(f"{read['bytes'] >> 10} KiB {read['gb_per_s']:.1f}" for read in limits.get("read", []))
     products = ", ".join(f"{name} {limits[name]:.0f}" for name in limits if limits[name] and name != "read")
-    command = "benches/peers/compare.py " + " ".join(
-        shlex.quote(word) for word in sys.argv[1:] if "/" not in word or word.startswith("benches"))
+    # where things lie on this machine is of no use elsewhere
+    plain = lambda word: " ".join(os.path.basename(part) if part.startswith("/") else part for part in word.split(" "))
+    command = " ".join(["benches/peers/compare.py", *(shlex.quote(plain(word)) for word in sys.argv[1:])])
     refused = "\n".join(f"* {name}: {why}" for name, why in runner.refused.items()) or "nothing"
     text = f"""# {datetime.date.today()}: peers and ours
 

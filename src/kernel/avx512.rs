@@ -22,6 +22,9 @@ const VECTOR: usize = 16;
 /// Bytes of a vector.
 const BYTES: usize = 64;
 
+/// Bytes of a line of the caches.
+const LINE: usize = 64;
+
 /// Where the sums of a tile and a panel go.
 enum End<'a> {
     Sums(&'a mut [Sums]),
@@ -89,12 +92,16 @@ unsafe fn ternary<const ROWS: usize>(panel: &[Words], tile: &Tile<'_>, end: End<
         return unsafe { ternary_row(panel, tile, end) };
     }
     let mut acc = [[_mm512_setzero_si512(); 2]; ROWS];
+    // The next panel, a fourth of it in each class: a low tile is done with this one before it can come from memory.
+    let mut ahead = panel.as_ptr_range().end.cast::<i8>();
     for class in (0..CLASSES).rev() {
         expect::<ROWS>(&end);
         let mask = _mm512_set1_epi8(3 << (2 * class));
         // SAFETY: class < 4, and the tile has [4, panel.len(), ROWS] cells.
         let mut quad = unsafe { tile.quads().as_ptr().add(class * panel.len() * ROWS) };
         for words in panel {
+            _mm_prefetch::<_MM_HINT_T1>(ahead);
+            ahead = ahead.wrapping_add(size_of::<Words>() / CLASSES);
             let [low, high] = vectors(words);
             // SAFETY: as above; `quad` is at this block, which has ROWS cells, and ends at most one past the last.
             quad = unsafe { add(&mut acc, [_mm512_and_si512(low, mask), _mm512_and_si512(high, mask)], quad) };
@@ -187,7 +194,7 @@ fn expect<const ROWS: usize>(end: &End<'_>) {
     let mut line = lines.first.wrapping_add(panel * LANES).cast::<i8>();
     for _ in 0..ROWS {
         _mm_prefetch::<_MM_HINT_T0>(line);
-        _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(64));
+        _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(LINE));
         line = line.wrapping_add(lines.stride * size_of::<f32>());
     }
 }

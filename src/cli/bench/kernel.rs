@@ -16,7 +16,7 @@ use crate::kernel::threads::Pool;
 /// The predictor's products: q or o; q, k and v; gate and up; down.
 const SHAPES: [&str; 4] = ["2048x2048", "3072x2048", "16384x2048", "2048x8192"];
 /// More than any cache holds.
-const MEMORY: Shape = Shape { outputs: 1 << 18, inputs: 2048 };
+const MEMORY: [Shape; 2] = [Shape { outputs: 1 << 18, inputs: 2048 }, Shape { outputs: 1 << 16, inputs: 8192 }];
 const ROWS: [usize; 7] = [1, 8, 64, 256, 512, 1024, 2112];
 const ROWS_MAX: usize = 1 << 16;
 
@@ -51,7 +51,7 @@ pub(super) struct Kernel {
 pub(super) enum Group {
     /// Ternary weights, rounded activations.
     Ternary,
-    /// One row of activations, and 128 MiB of ternary weights that lie in memory.
+    /// One row of activations, and 128 MiB of ternary weights that lie in memory; the limits are those of two bits.
     TernaryMemory,
     /// int8 weights, rounded activations.
     Int8,
@@ -121,7 +121,9 @@ impl Kernel {
             }
         }
         if wanted(Group::TernaryMemory) {
-            workloads::ternary(MEMORY, &[1], visit);
+            for shape in MEMORY {
+                workloads::ternary(shape, &[1], visit);
+            }
         }
         if wanted(Group::Attention) {
             workloads::attention(visit);

@@ -19,6 +19,7 @@ use crate::kernel::packed::{Output, PackedInt8, PackedMatrix};
 use crate::kernel::peak::Peaks;
 use crate::kernel::quantize::{QuantizedRows, quantize};
 use crate::kernel::ternary::{COLS_MAX, TernaryMatrix};
+use crate::kernel::trits::TritMatrix;
 
 const OUTPUTS_MAX: usize = 1 << 20;
 
@@ -121,7 +122,9 @@ fn bytes(rows: usize, inputs: usize) -> QuantizedRows {
 /// can, with the lookup beside it.
 pub(super) fn ternary(shape: Shape, rows: &[usize], visit: Visit<'_>) {
     let looked_up = lookup::force(Lookup::Always).is_ok() && isa::current() == Isa::best();
-    let packed = PackedMatrix::pack(&[&signs(shape)]);
+    let signs = signs(shape);
+    let (packed, trits) = (PackedMatrix::pack(&[&signs]), rows.contains(&1).then(|| TritMatrix::pack(&[&signs])));
+    drop(signs);
     for &rows in rows {
         let (mut out, mut other) = (vec![0.0; rows * shape.outputs], vec![0.0; rows * shape.outputs]);
         let x = bytes(rows, shape.inputs);
@@ -132,6 +135,8 @@ pub(super) fn ternary(shape: Shape, rows: &[usize], visit: Visit<'_>) {
         let mut contestants: Vec<Contestant<'_>> = vec![("ternary", Box::new(|| by(Lookup::Never, &mut out)))];
         if looked_up && rows >= LOOKED_UP_FROM {
             contestants.push(("ternary, lookup", Box::new(|| by(Lookup::Always, &mut other))));
+        } else if let (1, Some(trits)) = (rows, &trits) {
+            contestants.push(("ternary, 1.6 bits", Box::new(|| trits.multiply(&x, &mut [Output::plain(&mut other)]))));
         }
         visit(matrix_case(shape, rows, (Numbers::Bytes, packed.bytes()), contestants));
     }

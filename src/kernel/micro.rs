@@ -33,8 +33,8 @@ pub const CLASSES: usize = 4;
 /// The most rows of a tile: 24 vectors of sums, 2 of weights and a mask fit the 32 registers of AVX-512.
 pub const TILE_ROWS: usize = 12;
 
-// The codes are 0, 1, 2 and the row sum is taken off first, so every partial sum lies within 128 a column; the first
-// class adds up 64 times that.
+// The codes are 0, 1, 2: with the row sum taken off first every partial sum lies within 128 a column, and the first
+// class adds up 64 times that; taken off last, within 256 a column, but of a fourth of them in the first class.
 const _: () = assert!((COLS_MAX as i64) * 128 * 64 <= i32::MAX as i64);
 // Sums of bytes may wrap on the way, but not in the end.
 const _: () = assert!((COLS_MAX as i64) * 128 * (WEIGHT_MAX as i64) <= i32::MAX as i64);

@@ -17,7 +17,7 @@ use std::sync::Arc;
 /// Every parameter and input is drawn from this.
 const SEED: u64 = 1;
 
-/// How large the inputs are; texts are cut at what the part takes.
+/// How large the inputs are; clips and texts are cut at what the part takes.
 #[derive(Debug, Clone, Copy)]
 pub struct Size {
     /// Frames of a clip.
@@ -65,6 +65,7 @@ impl Rehearsal {
         size: Size,
     ) -> std::result::Result<Rehearsal, RehearsalError> {
         let weights = Weights::noise(SEED).holding(dense);
+        let size = Size { frames: size.frames.min(config.vision.frames_per_clip), ..size };
         let made = match part {
             Part::Vision => vision(&weights, config, size),
             Part::Predictor => predictor(&weights, config, size),
@@ -180,9 +181,9 @@ mod tests {
     use crate::model::preset;
 
     #[test]
-    fn every_part_runs_and_texts_are_cut_at_what_it_takes() {
+    fn every_part_runs_and_inputs_are_cut_at_what_it_takes() {
         let config = preset::config("world-small").expect("a preset").expect("a sound config");
-        let size = Size { frames: 4, question_tokens: 1000, text_tokens: 1000, answer_tokens: 1000 };
+        let size = Size { frames: 1000, question_tokens: 1000, text_tokens: 1000, answer_tokens: 1000 };
         let rows: Vec<usize> = Part::ALL
             .into_iter()
             .map(|part| {
@@ -196,7 +197,7 @@ mod tests {
             })
             .collect();
         let decoder = config.decoder.as_ref().map_or(0, |decoder| decoder.max_tokens);
-        assert_eq!(rows, [32, 32 + config.predictor.max_question_tokens, config.text.max_tokens(), decoder]);
+        assert_eq!(rows, [64, 64 + config.predictor.max_question_tokens, config.text.max_tokens(), decoder]);
         let mut bare = config;
         bare.decoder = None;
         let refused = Rehearsal::new(&bare, (Part::Decoder, Dense::F32), size).err().expect("no such part");

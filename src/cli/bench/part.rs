@@ -90,7 +90,8 @@ impl Loaded {
             before = now;
         };
         let (result, tally) = tally::kept(|| self.rehearsal.run(&mut mark));
-        result?;
+        // Its causes are in the message, without the trace that the last one carries.
+        result.map_err(|error| anyhow::Error::msg(error.to_string()))?;
         Ok(Pass { seconds: start.elapsed().as_secs_f64(), tally, stages })
     }
 }

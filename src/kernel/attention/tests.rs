@@ -207,7 +207,7 @@ fn a_batch_equals_its_singles_and_the_number_of_tasks_changes_nothing() {
             forward(inputs, heads, &make(&segments), products, &mut together);
             for segment in &segments {
                 let mut alone = vec![0.0; queries.len()];
-                threads::serial(|| forward(inputs, heads, &make(&[segment.clone()]), products, &mut alone));
+                threads::serial(|| forward(inputs, heads, &make(std::slice::from_ref(segment)), products, &mut alone));
                 let range = segment.start * query * width..segment.end * query * width;
                 assert_eq!(alone[range.clone()], together[range], "{products:?} {segment:?} {width} {heads:?}");
             }

@@ -15,9 +15,12 @@ use super::threads;
 use super::wide::{Width, width};
 
 mod gradient;
+mod in_place;
 mod lanes;
 mod pack;
+mod panel;
 mod product;
+mod softmax;
 mod tile;
 
 /// Which keys each query sees, block by block. Blocks must not share query rows.

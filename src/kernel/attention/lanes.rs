@@ -30,6 +30,22 @@ pub(super) trait Lanes: Copy {
     unsafe fn power_of_two(self) -> Self;
     /// Words of the floats of `low` and `high` as bf16. Not called where a word is a float.
     unsafe fn pairs(low: Self, high: Self) -> Self;
+
+    /// Stores the first `WIDTH` lines turned: lane `j` of line `i` at `to + j * step + i`, for `j` below `count`.
+    /// `to` must be valid for vectors at these `count` places.
+    #[inline(always)]
+    unsafe fn store_turned(lines: &[Self; 16], to: *mut f32, step: usize, count: usize) {
+        let mut lanes = [0.0; 16];
+        for (index, line) in lines.iter().take(Self::WIDTH).enumerate() {
+            // SAFETY: the caller vouches for the instruction set and the places.
+            unsafe {
+                line.store(lanes.as_mut_ptr());
+                for (lane, &value) in lanes.iter().take(Self::WIDTH.min(count)).enumerate() {
+                    *to.add(lane * step + index) = value;
+                }
+            }
+        }
+    }
 }
 
 /// `2^f` for `|f| <= 1/2`: minimax polynomials that are exact at 0, to 1.1e-7 and to 1e-4.
@@ -109,7 +125,7 @@ macro_rules! lanes {
         $vector:ty, $width:expr, $columns:expr, splat $splat:path, load $load:path, store $store:path,
         plus $plus:path, minus $minus:path, times $times:path, greater $greater:path,
         add_product($sum:ident, $left:ident, $right:ident) $product:expr,
-        power_of_two($x:ident) $power:expr $(,)?
+        power_of_two($x:ident) $power:expr $(, turned $turned:path)? $(,)?
     ) => {
         impl Lanes for $vector {
             const WIDTH: usize = $width;
@@ -165,6 +181,15 @@ macro_rules! lanes {
             unsafe fn pairs(_: Self, _: Self) -> Self {
                 unreachable!("a word is a float")
             }
+            $(#[inline(always)]
+            unsafe fn store_turned(lines: &[Self; 16], to: *mut f32, step: usize, count: usize) {
+                // SAFETY: the caller vouches for the instruction set and the places.
+                unsafe {
+                    for (lane, line) in $turned(lines).iter().take(count).enumerate() {
+                        line.store(to.add(lane * step));
+                    }
+                }
+            })?
         }
     };
 }
@@ -186,7 +211,44 @@ mod x86 {
             let n = _mm512_roundscale_ps::<8>(x);
             _mm512_scalef_ps(polynomial(x.minus(n), &FINE), n)
         },
+        turned turned_512,
     );
+
+    /// The transposed 16 x 16 matrix: pairs of lines, pairs of pairs, then quarters of vectors.
+    ///
+    /// # Safety
+    /// AVX-512 F is there.
+    #[inline(always)]
+    unsafe fn turned_512(lines: &[__m512; 16]) -> [__m512; 16] {
+        // SAFETY: the caller vouches for the instruction set.
+        unsafe {
+            let mut twos = [_mm512_setzero_pd(); 16];
+            for i in 0..8 {
+                let (a, b) = (lines[2 * i], lines[2 * i + 1]);
+                twos[2 * i] = _mm512_castps_pd(_mm512_unpacklo_ps(a, b));
+                twos[2 * i + 1] = _mm512_castps_pd(_mm512_unpackhi_ps(a, b));
+            }
+            let mut fours = [_mm512_setzero_ps(); 16]; // [4 i + c]: columns c, c + 4, c + 8, c + 12 of four lines
+            for i in 0..4 {
+                for half in 0..2 {
+                    let (a, b) = (twos[4 * i + half], twos[4 * i + half + 2]);
+                    fours[4 * i + 2 * half] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+                    fours[4 * i + 2 * half + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+                }
+            }
+            let mut columns = [_mm512_setzero_ps(); 16];
+            for c in 0..4 {
+                let [a, b, d, e] = [fours[c], fours[4 + c], fours[8 + c], fours[12 + c]];
+                let even = (_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0x88>(d, e));
+                let odd = (_mm512_shuffle_f32x4::<0xDD>(a, b), _mm512_shuffle_f32x4::<0xDD>(d, e));
+                columns[c] = _mm512_shuffle_f32x4::<0x88>(even.0, even.1);
+                columns[4 + c] = _mm512_shuffle_f32x4::<0x88>(odd.0, odd.1);
+                columns[8 + c] = _mm512_shuffle_f32x4::<0xDD>(even.0, even.1);
+                columns[12 + c] = _mm512_shuffle_f32x4::<0xDD>(odd.0, odd.1);
+            }
+            columns
+        }
+    }
 
     lanes!(
         __m256, 8, 2, splat _mm256_set1_ps, load _mm256_loadu_ps, store _mm256_storeu_ps,
@@ -283,6 +345,11 @@ mod x86 {
                 let order = _mm512_loadu_si512(INTERLEAVED.as_ptr().cast());
                 Pairs(_mm512_castsi512_ps(_mm512_permutexvar_epi16(order, halves)))
             }
+        }
+        #[inline(always)]
+        unsafe fn store_turned(lines: &[Self; 16], to: *mut f32, step: usize, count: usize) {
+            // SAFETY: the caller vouches for the instruction set and the places.
+            unsafe { __m512::store_turned(&lines.map(|line| line.0), to, step, count) }
         }
     }
 

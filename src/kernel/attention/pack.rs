@@ -52,23 +52,43 @@ pub(super) unsafe fn to_words<L: Lanes>(source: &[f32], factor: f32, words: &mut
 /// The instruction set of `L` is there.
 #[inline(always)]
 pub(super) unsafe fn pack_keys<L: Lanes>(task: &Task<'_>, rows: &[usize], out: &mut [f32]) {
-    let words = words_of::<L>(task.inputs.width);
-    let mut line = [0.0; WORDS_AT_ONCE];
+    let (words, source) = (words_of::<L>(task.inputs.width), task.inputs.keys);
     let vectors = rows.len().div_ceil(L::WIDTH);
-    for (key, &row) in rows.iter().enumerate() {
-        fetch_later(task, task.inputs.keys, rows.get(key + ROWS_AHEAD));
-        let source = task.line(task.inputs.keys, row);
-        let (panel, column) = (key / (L::COLUMNS * L::WIDTH), key % (L::COLUMNS * L::WIDTH));
-        let step = (vectors - panel * L::COLUMNS).min(L::COLUMNS) * L::WIDTH;
-        let out = &mut out[panel * L::COLUMNS * L::WIDTH * words..];
-        for (index, source) in source.chunks(WORDS_AT_ONCE * L::PER_WORD).enumerate() {
-            let line = &mut line[..words_of::<L>(source.len())];
-            // SAFETY: the caller vouches for the instruction set.
-            unsafe { to_words::<L>(source, 1.0, line) };
-            let out = &mut out[index * WORDS_AT_ONCE * step..];
-            for (place, &word) in out[column..].iter_mut().step_by(step).zip(line.iter()) {
-                *place = word;
+    for vector in 0..vectors {
+        let keys = &rows[vector * L::WIDTH..rows.len().min((vector + 1) * L::WIDTH)];
+        for index in 0..L::WIDTH {
+            fetch_later(task, source, rows.get((vector + 1) * L::WIDTH + index));
+        }
+        let panel = vector / L::COLUMNS * L::COLUMNS;
+        let step = (vectors - panel).min(L::COLUMNS) * L::WIDTH;
+        let out = &mut out[panel * L::WIDTH * words + (vector - panel) * L::WIDTH..];
+        for word in (0..words).step_by(L::WIDTH) {
+            let steps = (words - word).min(L::WIDTH);
+            assert!((word + steps - 1) * step + L::WIDTH <= out.len());
+            // SAFETY: the caller vouches for the instruction set; the last vector ends inside the target.
+            unsafe {
+                let mut lines = [L::splat(0.0); 16];
+                for (line, &row) in lines.iter_mut().zip(keys) {
+                    *line = words_at::<L>(task.line(source, row), word);
+                }
+                L::store_turned(&lines, out.as_mut_ptr().add(word * step), step, steps);
             }
+        }
+    }
+}
+
+/// A vector of the words of `line` from word `word` on.
+///
+/// # Safety
+/// The instruction set of `L` is there.
+#[inline(always)]
+unsafe fn words_at<L: Lanes>(line: &[f32], word: usize) -> L {
+    // SAFETY: the caller vouches for the instruction set.
+    unsafe {
+        if L::PER_WORD == 1 {
+            vector_at(line, word)
+        } else {
+            L::pairs(vector_at(line, 2 * word), vector_at(line, 2 * word + L::WIDTH))
         }
     }
 }
@@ -84,9 +104,6 @@ fn fetch_later(task: &Task<'_>, source: &[f32], row: Option<&usize>) {
         line.iter().step_by(16).for_each(|value| fetch(value));
     }
 }
-
-/// Words of a row that are on the way at a time.
-const WORDS_AT_ONCE: usize = 64;
 
 /// Lays out the values of `rows`; the last run of words is filled up with 0.
 ///

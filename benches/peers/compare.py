@@ -21,7 +21,7 @@ import sys
 HERE = os.path.dirname(os.path.abspath(__file__))
 SHAPES = ["2048x2048", "3072x2048", "16384x2048", "2048x8192"]
 ROWS = [1, 8, 64, 256, 1024, 2112]
-QUICK_SHAPES, QUICK_ROWS = ["2048x2048"], [1, 64]
+QUICK_SHAPES, QUICK_ROWS = ["2048x2048"], [1, 64, 1024]
 OURS = ["ternary", "ternary, lookup", "int8", "bf16", "f32", "f32, packed"]
 PEERS = {"f32": "PyTorch f32", "bf16": "PyTorch bf16", "int8": "PyTorch int8", "ort-f32": "onnxruntime f32",
          "ort-int8": "onnxruntime int8", "ggml-tq2_0": "ggml TQ2_0", "ggml-q8_0": "ggml Q8_0"}

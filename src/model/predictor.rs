@@ -164,7 +164,9 @@ impl Layout {
             order.extend(seen.chain(question).map(|row| row as u32));
         }
         let sequences: Vec<_> = answers.iter().map(|[visual, question]| visual.start..question.end).collect();
-        Layout { order: Some(order), positions, plan: Plan::full(&sequences), answers }
+        // one question about the only clip: the rows lie as they are wanted
+        let moved = questions.len() != 1 || visual.segments.len() != 1;
+        Layout { order: moved.then_some(order), positions, plan: Plan::full(&sequences), answers }
     }
 
     fn prefix(visual: &Visual, questions: &[Question]) -> Layout {

@@ -1,3 +1,5 @@
+//! Stacks of both kinds of weights: exact on every instruction set, around every edge, and on the worst inputs.
+
 use super::*;
 use crate::kernel::quantize::quantize;
 use crate::kernel::ternary::COLS_MAX;

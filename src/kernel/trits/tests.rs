@@ -1,3 +1,5 @@
+//! The 1.6-bit format holds what it was given, and its products are those of the 2-bit format, bit for bit.
+
 use super::*;
 use crate::kernel::packed::PackedMatrix;
 use crate::kernel::quantize::quantize;

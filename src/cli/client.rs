@@ -9,7 +9,7 @@ use tonic::transport::{Channel, Endpoint};
 use super::bundle::BundleArgs;
 use super::start_engine;
 use crate::embedding::{Dtype, Embedding};
-use crate::engine::{Answer, Choice, Embedded, Engine, Manner, Media, Question, Timing, Usage};
+use crate::engine::{Answer, Call, Choice, Embedded, Engine, Manner, Media, Question, Timing, Usage};
 use crate::service::proto;
 use crate::service::proto::answer_service_client::AnswerServiceClient;
 use crate::service::proto::embedding_service_client::EmbeddingServiceClient;
@@ -48,7 +48,7 @@ pub(super) enum Source {
 impl Source {
     pub(super) async fn answer(&mut self, question: Question, manner: Manner) -> anyhow::Result<Answer> {
         match self {
-            Self::Here(engine) => Ok(engine.answer(question, manner, deadline(engine)).await?),
+            Self::Here(engine) => Ok(engine.answer(question, manner, call(engine)).await?),
             Self::There(remote) => remote.answer(question, manner).await,
         }
     }
@@ -56,7 +56,7 @@ impl Source {
     pub(super) async fn predict(&mut self, question: Question) -> anyhow::Result<Embedded> {
         match self {
             Self::Here(engine) => {
-                let mut outcomes = engine.predict(vec![Ok(question)], deadline(engine)).await;
+                let mut outcomes = engine.predict(vec![Ok(question)], call(engine)).await;
                 Ok(outcomes.pop().expect("one outcome an item")?)
             }
             Self::There(remote) => remote.predict(question).await,
@@ -66,7 +66,7 @@ impl Source {
     pub(super) async fn embed_text(&mut self, text: String) -> anyhow::Result<Embedded> {
         match self {
             Self::Here(engine) => {
-                let mut outcomes = engine.embed_texts(vec![Ok(text)], deadline(engine)).await?;
+                let mut outcomes = engine.embed_texts(vec![Ok(text)], call(engine)).await?;
                 Ok(outcomes.pop().expect("one outcome a text")?)
             }
             Self::There(remote) => remote.embed_text(text).await,
@@ -74,8 +74,8 @@ impl Source {
     }
 }
 
-fn deadline(engine: &Engine) -> Instant {
-    Instant::now() + Duration::from_millis(engine.settings().service.deadline_max_ms)
+fn call(engine: &Engine) -> Call {
+    Call::interactive(Instant::now() + Duration::from_millis(engine.settings().service.deadline_max_ms))
 }
 
 /// A connection to a server.

@@ -8,7 +8,7 @@ use super::ask::timing_text;
 use super::bundle::BundleArgs;
 use super::client::{Remote, Source};
 use super::embed::first_values;
-use super::{runtime, start_engine, waiting};
+use super::{runtime, start_models, waiting};
 use crate::engine::{Answer, Manner, Media, Question};
 use crate::input::Sampling;
 use crate::model::decoder::{DecodeOptions, TokenSampling};
@@ -68,14 +68,17 @@ const EXHIBITS: &[Exhibit] = exhibits! {
 
 impl Demo {
     pub(super) fn run(self, settings: Settings) -> anyhow::Result<i32> {
-        let (engine, thread) = start_engine(&self.bundle, settings.clone())?;
+        let models = start_models(&self.bundle, settings.clone())?;
+        let (name, engine) = models.entry("")?;
+        let speaks = engine.model().decoder.is_some();
+        // What is kept of an engine would hold the end.
+        drop(engine);
         runtime()?.block_on(async {
             let listener = TcpListener::bind("127.0.0.1:0").await?;
             let address = listener.local_addr()?.to_string();
-            println!("serving {} on {address}; everything below came over gRPC", engine.model().facts().name);
-            let speaks = engine.model().decoder.is_some();
+            println!("serving {name} on {address}; everything below came over gRPC");
             let (stop, stopped) = oneshot::channel::<()>();
-            let served = tokio::spawn(service::serve(listener, engine, thread, async { drop(stopped.await) }));
+            let served = tokio::spawn(service::serve(listener, models, async { drop(stopped.await) }));
             let mut source = Source::There(Box::new(Remote::connect(&address, &settings).await?));
             let max_tokens = settings.text.answer_tokens_max;
             let mut right = 0;

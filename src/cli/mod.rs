@@ -25,7 +25,7 @@ use clap::{Parser, Subcommand};
 use indicatif::ProgressBar;
 
 use self::bundle::BundleArgs;
-use crate::engine::{Engine, ModelThread};
+use crate::engine::{Engine, ModelThread, Models};
 use crate::kernel::isa::{self, Isa};
 use crate::kernel::lookup::{self, Lookup};
 use crate::kernel::threads;
@@ -147,6 +147,14 @@ fn start_engine(bundle: &BundleArgs, settings: Settings) -> anyhow::Result<(Engi
     let started = Engine::start(VlJepa::load(&bundle.open(&settings)?)?, settings)?;
     waiting.finish_and_clear();
     Ok(started)
+}
+
+/// Loads a bundle and serves it alone, under its own name.
+fn start_models(bundle: &BundleArgs, settings: Settings) -> anyhow::Result<Models> {
+    let (engine, thread) = start_engine(bundle, settings.clone())?;
+    let models = Models::new(settings);
+    models.add(&engine.model().facts().name.clone(), engine, thread)?;
+    Ok(models)
 }
 
 /// A runtime for the calls; the model computes elsewhere.

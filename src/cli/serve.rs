@@ -9,7 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use super::bundle::BundleArgs;
-use super::{runtime, start_engine};
+use super::{runtime, start_models};
 use crate::service;
 use crate::settings::{LogSettings, Settings};
 
@@ -25,7 +25,7 @@ pub(super) struct Serve {
 impl Serve {
     pub(super) fn run(self, settings: Settings) -> anyhow::Result<i32> {
         log_to_stderr(&settings.log)?;
-        let (engine, thread) = start_engine(&self.bundle, settings)?;
+        let models = start_models(&self.bundle, settings)?;
         let runtime = runtime()?;
         let served = runtime.block_on(async {
             let listener = TcpListener::bind(self.addr).await.with_context(|| format!("--addr {}", self.addr))?;
@@ -33,8 +33,9 @@ impl Serve {
             if !addr.ip().is_loopback() {
                 tracing::warn!(%addr, "anyone who reaches this address is served: there is no TLS and no key");
             }
-            println!("serving {} on {addr}", engine.model().facts().name);
-            service::serve(listener, engine, thread, ended_by_signal()?).await?;
+            let names: Vec<String> = models.all().into_iter().map(|(name, _)| name).collect();
+            println!("serving {} on {addr}", names.join(", "));
+            service::serve(listener, models, ended_by_signal()?).await?;
             anyhow::Ok(())
         });
         // Connections that hang must not hold the exit.

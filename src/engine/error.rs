@@ -13,13 +13,19 @@ pub enum EngineError {
         /// What is wrong with it: the value and the bound.
         problem: String,
     },
-    /// Another model is served.
-    #[error("model {asked:?} is not served, {served:?} is")]
+    /// No model of that name is served.
+    #[error("model {asked:?} is not served, must be one of: {}", served.join(", "))]
     Unknown {
         /// The name asked for, as [`shortened`] does it.
         asked: String,
-        /// The name of the model here.
-        served: String,
+        /// The names of the models here.
+        served: Vec<String>,
+    },
+    /// A model of that name is served already.
+    #[error("model {name:?} is served already")]
+    Present {
+        /// The name, as [`shortened`] does it.
+        name: String,
     },
     /// The model has no such part.
     #[error("model {model} has no {part}")]

@@ -6,6 +6,7 @@
 
 mod cache;
 mod error;
+mod models;
 mod prepare;
 mod queue;
 mod request;
@@ -18,8 +19,11 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 pub use error::{EngineError, shortened};
+pub use models::Models;
 pub use queue::Load;
-pub use request::{Answer, Choice, Embedded, Manner, Media, MediaFrame, PixelOrder, Question, Timing, Usage};
+pub use request::{
+    Answer, Call, Choice, Class, Embedded, Manner, Media, MediaFrame, PixelOrder, Question, Timing, Usage,
+};
 pub use worker::{ModelThread, ThreadState};
 
 use crate::embedding::Space;
@@ -79,15 +83,6 @@ impl Engine {
         &self.0.settings
     }
 
-    /// Fails if `name` names another model; empty means the one that is here.
-    pub fn must_be(&self, name: &str) -> Result<(), EngineError> {
-        let served = &self.0.model.facts().name;
-        match name.is_empty() || name == served {
-            true => Ok(()),
-            false => Err(EngineError::Unknown { asked: shortened(name), served: served.clone() }),
-        }
-    }
-
     /// Dimensions of the space.
     pub fn dimensions(&self) -> usize {
         self.0.model.facts().dimensions
@@ -99,8 +94,8 @@ impl Engine {
     }
 
     /// Answers a question in words.
-    pub async fn answer(&self, question: Question, manner: Manner, deadline: Instant) -> Result<Answer, EngineError> {
-        within(deadline, self.answer_until(question, manner, deadline)).await
+    pub async fn answer(&self, question: Question, manner: Manner, call: Call) -> Result<Answer, EngineError> {
+        within(call.deadline, self.answer_until(question, manner, call)).await
     }
 
     /// Predicts the embedding of the answer to each question; each one succeeds or fails alone, and one that has
@@ -108,7 +103,7 @@ impl Engine {
     pub async fn predict(
         &self,
         questions: Vec<Result<Question, EngineError>>,
-        deadline: Instant,
+        call: Call,
     ) -> Vec<Result<Embedded, EngineError>> {
         let mut outcomes = vec![Err(EngineError::Stopped); questions.len()];
         // Dropped with the caller, and then all its tasks end.
@@ -116,8 +111,8 @@ impl Engine {
         for (at, question) in questions.into_iter().enumerate() {
             let engine = self.clone();
             tasks.spawn(async move {
-                let outcome = async { engine.scene(question?, |_| Ok(Then::Return), deadline).await.map(embedded) };
-                (at, within(deadline, outcome).await)
+                let outcome = async { engine.scene(question?, |_| Ok(Then::Return), call).await.map(embedded) };
+                (at, within(call.deadline, outcome).await)
             });
         }
         while let Some(done) = tasks.join_next().await {
@@ -134,18 +129,33 @@ impl Engine {
     pub async fn embed_texts(
         &self,
         texts: Vec<Result<String, EngineError>>,
-        deadline: Instant,
+        call: Call,
     ) -> Result<Vec<Result<Embedded, EngineError>>, EngineError> {
-        within(deadline, self.embed_texts_until(texts, deadline)).await
+        within(call.deadline, self.embed_texts_until(texts, call)).await
     }
 
     /// Asks the model thread for a sign of life, waiting until `deadline`.
     pub async fn probe(&self, deadline: Instant) -> Result<(), EngineError> {
         // No permit: a full house is no sign of illness.
-        within(deadline, self.send(Work::Probe, 0, deadline, None)).await.map(drop)
+        within(deadline, self.send(Work::Probe, 0, Call::interactive(deadline), None)).await.map(drop)
     }
 
-    async fn answer_until(&self, question: Question, manner: Manner, deadline: Instant) -> Result<Answer, EngineError> {
+    /// Makes the model thread panic, so that what follows can be tested.
+    #[doc(hidden)]
+    pub fn panic_model_thread(&self) {
+        let (reply, _) = oneshot::channel();
+        let now = Instant::now();
+        let work = Job { work: Work::Panic, reply, permit: None };
+        let _ = self.0.inbox.send(Entry {
+            work,
+            cost: 0,
+            arrived: now,
+            class: Class::Interactive,
+            deadline: now + Duration::from_secs(60),
+        });
+    }
+
+    async fn answer_until(&self, question: Question, manner: Manner, call: Call) -> Result<Answer, EngineError> {
         let candidates = match &manner {
             Manner::Choose(candidates) => candidates.clone(),
             Manner::Speak(_) if self.0.model.decoder.is_none() => {
@@ -162,7 +172,7 @@ impl Engine {
                 }
             })
         };
-        let mut done = self.scene(question, then, deadline).await?;
+        let mut done = self.scene(question, then, call).await?;
         let ranked = std::mem::take(&mut done.found.ranked);
         // Of equals the first given.
         let best = ranked.iter().rev().max_by(|a, b| a.cosine.total_cmp(&b.cosine));
@@ -181,7 +191,7 @@ impl Engine {
     async fn embed_texts_until(
         &self,
         texts: Vec<Result<String, EngineError>>,
-        deadline: Instant,
+        call: Call,
     ) -> Result<Vec<Result<Embedded, EngineError>>, EngineError> {
         let started = Instant::now();
         let tokens = self
@@ -193,7 +203,7 @@ impl Engine {
         let prepare = started.elapsed();
         let readable: Vec<Tokens> = tokens.iter().flatten().cloned().collect();
         let cost = readable.iter().map(|tokens| tokens.ids.len()).sum();
-        let found = self.run(Work::Texts(readable), cost, deadline).await?;
+        let found = self.run(Work::Texts(readable), cost, call).await?;
         let timing = Timing { prepare, total: started.elapsed(), ..found.timing };
         let mut embeddings = found.embeddings.into_iter();
         let each = tokens.into_iter().map(|tokens| {
@@ -210,7 +220,7 @@ impl Engine {
         &self,
         question: Question,
         then: impl FnOnce(&Inner) -> Result<Then, EngineError> + Send + 'static,
-        deadline: Instant,
+        call: Call,
     ) -> Result<Done, EngineError> {
         let started = Instant::now();
         let (clip, tokens, then) = self
@@ -230,7 +240,7 @@ impl Engine {
         };
         let cost = self.0.cost(&clip, &tokens, &then);
         let work = Work::Scene { clip: Arc::new(clip), question: tokens, then };
-        let found = self.run(work, cost, deadline).await?;
+        let found = self.run(work, cost, call).await?;
         usage.visual_tokens = found.visual_tokens;
         Ok(Done { found, usage, prepare, total: started.elapsed() })
     }
@@ -244,7 +254,7 @@ impl Engine {
     }
 
     /// Lets work into the queue and waits for its outcome.
-    async fn run(&self, work: Work, cost: usize, deadline: Instant) -> Result<Found, EngineError> {
+    async fn run(&self, work: Work, cost: usize, call: Call) -> Result<Found, EngineError> {
         let Inner { door, settings, .. } = &*self.0;
         let cost_max = door.max().cost;
         if cost > cost_max {
@@ -253,19 +263,19 @@ impl Engine {
         let retry_after = Duration::from_millis(settings.service.retry_after_ms);
         let full = EngineError::Overloaded { what: "the queue", retry_after };
         let permit = door.enter(Load { items: 1, cost }).ok_or(full)?;
-        self.send(work, cost, deadline, Some(permit)).await
+        self.send(work, cost, call, Some(permit)).await
     }
 
     async fn send(
         &self,
         work: Work,
         cost: usize,
-        deadline: Instant,
+        call: Call,
         permit: Option<queue::Permit>,
     ) -> Result<Found, EngineError> {
         let (reply, outcome) = oneshot::channel();
         let work = Job { work, reply, permit };
-        let entry = Entry { work, cost, arrived: Instant::now(), deadline };
+        let entry = Entry { work, cost, arrived: Instant::now(), class: call.class, deadline: call.deadline };
         self.0.inbox.send(entry).map_err(|_| EngineError::Stopped)?;
         outcome.await.map_err(|_| EngineError::Stopped)?
     }

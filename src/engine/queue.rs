@@ -9,6 +9,8 @@ use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use super::request::Class;
+
 /// Items and their cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Load {
@@ -82,6 +84,8 @@ pub struct Entry<W> {
     pub work: W,
     /// What it costs, tokens.
     pub cost: usize,
+    /// Its place among others.
+    pub class: Class,
     /// When it came.
     pub arrived: Instant,
     /// When nobody wants its answer any more.
@@ -175,7 +179,7 @@ mod tests {
 
     fn entry(name: char, cost: usize, start: Instant, deadline_ms: u64) -> Entry<Work> {
         let deadline = start + Duration::from_millis(deadline_ms);
-        Entry { work: Work { name, abandoned: name == 'x' }, cost, arrived: start, deadline }
+        Entry { work: Work { name, abandoned: name == 'x' }, cost, class: Class::Interactive, arrived: start, deadline }
     }
 
     fn names(entries: &[Entry<Work>]) -> String {

@@ -3,11 +3,39 @@
 //! The service fills them from protobuf, the commands from files; everything in them has been checked against
 //! the limits that need no decoding.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::embedding::Embedding;
 use crate::input::Sampling;
 use crate::model::decoder::DecodeOptions;
+
+/// Whose work goes first.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Class {
+    /// Somebody waits for the answer.
+    #[default]
+    Interactive,
+    /// A live session.
+    Watch,
+    /// Work that has time.
+    Job,
+}
+
+/// What belongs to every call, whatever it asks.
+#[derive(Debug, Clone, Copy)]
+pub struct Call {
+    /// Its place among others.
+    pub class: Class,
+    /// When its answer is of no use any more.
+    pub deadline: Instant,
+}
+
+impl Call {
+    /// A call of somebody who waits until `deadline`.
+    pub fn interactive(deadline: Instant) -> Self {
+        Self { class: Class::Interactive, deadline }
+    }
+}
 
 /// What a question is about.
 #[derive(Debug, Clone)]

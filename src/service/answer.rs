@@ -6,15 +6,16 @@ use super::convert;
 use super::proto::answer_service_server::AnswerService;
 use super::proto::{AnswerRequest, AnswerResponse};
 use super::status::status;
-use crate::engine::Engine;
+use crate::engine::Models;
 
-pub(super) struct Answers(pub Engine);
+pub(super) struct Answers(pub Models);
 
 #[tonic::async_trait]
 impl AnswerService for Answers {
     async fn answer(&self, request: Request<AnswerRequest>) -> Result<Response<AnswerResponse>, Status> {
-        let (question, manner, output, deadline) = convert::ask(request, &self.0).map_err(status)?;
-        let answer = self.0.answer(question, manner, deadline).await.map_err(status)?;
+        let engine = self.0.named(&request.get_ref().model).map_err(status)?;
+        let (question, manner, output, call) = convert::ask(request, &engine).map_err(status)?;
+        let answer = engine.answer(question, manner, call).await.map_err(status)?;
         Ok(Response::new(convert::answer(answer, output)))
     }
 }

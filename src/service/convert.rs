@@ -10,7 +10,7 @@ use super::proto::{self, encode_text_result, media::Source, predict_result};
 use super::status::item_status;
 use crate::embedding::{Dtype, Embedding, Space};
 use crate::engine::{
-    Answer, Embedded, Engine, EngineError, Manner, Media, MediaFrame, PixelOrder, Question, Timing, Usage,
+    Answer, Call, Embedded, Engine, EngineError, Manner, Media, MediaFrame, PixelOrder, Question, Timing, Usage,
 };
 use crate::input::Sampling;
 use crate::model::decoder::{DecodeOptions, TokenSampling};
@@ -30,13 +30,12 @@ pub(super) struct Output {
     dtype: Dtype,
 }
 
-/// Predict's items, the wrong ones as their errors, with output and deadline.
+/// Predict's items, the wrong ones as their errors, with output and call.
 pub(super) fn questions(
     request: Request<proto::PredictRequest>,
     engine: &Engine,
-) -> Checked<(Vec<Checked<Question>>, Output, Instant)> {
-    let (deadline, request) = opened(request, engine);
-    engine.must_be(&request.model)?;
+) -> Checked<(Vec<Checked<Question>>, Output, Call)> {
+    let (call, request) = opened(request, engine);
     let settings = engine.settings();
     count("items", request.items.len(), 1, settings.media.items_max)?;
     let question = |(at, item): (usize, proto::PredictItem)| {
@@ -44,29 +43,27 @@ pub(super) fn questions(
             .map_err(|error| error.within(&format!("items[{at}]")))
     };
     let questions = request.items.into_iter().enumerate().map(question).collect();
-    Ok((questions, output(request.output, engine.dimensions())?, deadline))
+    Ok((questions, output(request.output, engine.dimensions())?, call))
 }
 
-/// EncodeText's texts, the wrong ones as their errors, with output and deadline.
+/// EncodeText's texts, the wrong ones as their errors, with output and call.
 pub(super) fn texts(
     request: Request<proto::EncodeTextRequest>,
     engine: &Engine,
-) -> Checked<(Vec<Checked<String>>, Output, Instant)> {
-    let (deadline, request) = opened(request, engine);
-    engine.must_be(&request.model)?;
+) -> Checked<(Vec<Checked<String>>, Output, Call)> {
+    let (call, request) = opened(request, engine);
     let settings = engine.settings();
     count("texts", request.texts.len(), 1, settings.text.texts_max)?;
     let texts = (0..).zip(request.texts).map(|(at, one)| text(&format!("texts[{at}]"), one, settings)).collect();
-    Ok((texts, output(request.output, engine.dimensions())?, deadline))
+    Ok((texts, output(request.output, engine.dimensions())?, call))
 }
 
-/// Answer's question, manner, output if an embedding is wanted, and deadline.
+/// Answer's question, manner, output if an embedding is wanted, and call.
 pub(super) fn ask(
     request: Request<proto::AnswerRequest>,
     engine: &Engine,
-) -> Checked<(Question, Manner, Option<Output>, Instant)> {
-    let (deadline, request) = opened(request, engine);
-    engine.must_be(&request.model)?;
+) -> Checked<(Question, Manner, Option<Output>, Call)> {
+    let (call, request) = opened(request, engine);
     let settings = engine.settings();
     count("candidates", request.candidates.len(), 0, settings.text.candidates_max)?;
     let manner = match request.candidates.is_empty() {
@@ -78,14 +75,14 @@ pub(super) fn ask(
     };
     let output = output(request.output, engine.dimensions())?;
     let question = question(request.media, request.sampling, request.question, settings)?;
-    Ok((question, manner, request.want_embedding.then_some(output), deadline))
+    Ok((question, manner, request.want_embedding.then_some(output), call))
 }
 
-fn opened<T>(request: Request<T>, engine: &Engine) -> (Instant, T) {
+fn opened<T>(request: Request<T>, engine: &Engine) -> (Call, T) {
     // The guard puts one into every request; this is for a service that is called without it.
     let default = || Instant::now() + Duration::from_millis(engine.settings().service.deadline_default_ms);
     let deadline = request.extensions().get::<Deadline>().map_or_else(default, |deadline| deadline.0);
-    (deadline, request.into_inner())
+    (Call::interactive(deadline), request.into_inner())
 }
 
 fn question(
@@ -324,7 +321,7 @@ fn timing(timing: Timing) -> proto::Timing {
 }
 
 /// What is served, with all its limits.
-pub(super) fn model(engine: &Engine) -> proto::Model {
+pub(super) fn model(name: &str, engine: &Engine) -> proto::Model {
     let facts = engine.model().facts();
     let part = |part: &PartFacts| proto::ModelPart {
         name: part.part.into(),
@@ -335,7 +332,7 @@ pub(super) fn model(engine: &Engine) -> proto::Model {
         bytes_in_memory: part.bytes_in_memory,
     };
     proto::Model {
-        name: facts.name.clone(),
+        name: name.into(),
         space: facts.space.to_string(),
         dimensions: facts.dimensions as u32,
         parts: facts.parts.iter().map(part).collect(),

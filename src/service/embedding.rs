@@ -6,21 +6,23 @@ use super::convert;
 use super::proto::embedding_service_server::EmbeddingService;
 use super::proto::{EncodeTextRequest, EncodeTextResponse, PredictRequest, PredictResponse};
 use super::status::status;
-use crate::engine::Engine;
+use crate::engine::Models;
 
-pub(super) struct Embeddings(pub Engine);
+pub(super) struct Embeddings(pub Models);
 
 #[tonic::async_trait]
 impl EmbeddingService for Embeddings {
     async fn predict(&self, request: Request<PredictRequest>) -> Result<Response<PredictResponse>, Status> {
-        let (questions, output, deadline) = convert::questions(request, &self.0).map_err(status)?;
-        let outcomes = self.0.predict(questions, deadline).await;
-        Ok(Response::new(convert::predictions(outcomes, output, self.0.space())))
+        let engine = self.0.named(&request.get_ref().model).map_err(status)?;
+        let (questions, output, call) = convert::questions(request, &engine).map_err(status)?;
+        let outcomes = engine.predict(questions, call).await;
+        Ok(Response::new(convert::predictions(outcomes, output, engine.space())))
     }
 
     async fn encode_text(&self, request: Request<EncodeTextRequest>) -> Result<Response<EncodeTextResponse>, Status> {
-        let (texts, output, deadline) = convert::texts(request, &self.0).map_err(status)?;
-        let outcomes = self.0.embed_texts(texts, deadline).await.map_err(status)?;
-        Ok(Response::new(convert::encoded_texts(outcomes, output, self.0.space())))
+        let engine = self.0.named(&request.get_ref().model).map_err(status)?;
+        let (texts, output, call) = convert::texts(request, &engine).map_err(status)?;
+        let outcomes = engine.embed_texts(texts, call).await.map_err(status)?;
+        Ok(Response::new(convert::encoded_texts(outcomes, output, engine.space())))
     }
 }

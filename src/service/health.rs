@@ -12,25 +12,29 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_server};
 use super::proto::answer_service_server::SERVICE_NAME as ANSWER;
 use super::proto::embedding_service_server::SERVICE_NAME as EMBEDDING;
 use super::proto::model_service_server::SERVICE_NAME as MODEL;
-use crate::engine::{Engine, shortened};
+use crate::engine::{Models, shortened};
 
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Asks the model thread; says NOT_SERVING while the server drains.
+/// Asks every model's thread; says NOT_SERVING while the server drains.
 #[derive(Clone)]
 pub(super) struct Health {
-    engine: Engine,
+    models: Models,
     draining: watch::Receiver<bool>,
 }
 
 impl Health {
-    pub(super) fn new(engine: Engine, draining: watch::Receiver<bool>) -> Self {
-        Self { engine, draining }
+    pub(super) fn new(models: Models, draining: watch::Receiver<bool>) -> Self {
+        Self { models, draining }
     }
 
     async fn look(&self) -> ServingStatus {
-        let patience = Duration::from_millis(self.engine.settings().service.health_max_ms);
-        let alive = !*self.draining.borrow() && self.engine.probe(Instant::now() + patience).await.is_ok();
+        let patience = Duration::from_millis(self.models.settings().service.health_max_ms);
+        let (deadline, models) = (Instant::now() + patience, self.models.all());
+        let mut alive = !*self.draining.borrow() && !models.is_empty();
+        for (_, engine) in models {
+            alive = alive && engine.probe(deadline).await.is_ok();
+        }
         if alive { ServingStatus::Serving } else { ServingStatus::NotServing }
     }
 }

@@ -21,7 +21,7 @@ use tonic::codec::CompressionEncoding::{Gzip, Zstd};
 use tonic::transport::Server;
 use tonic_health::pb::health_server::HealthServer;
 
-use crate::engine::{Engine, ModelThread};
+use crate::engine::Models;
 use proto::answer_service_server::AnswerServiceServer;
 use proto::embedding_service_server::EmbeddingServiceServer;
 use proto::model_service_server::ModelServiceServer;
@@ -39,23 +39,22 @@ pub mod proto {
 const STREAMS_PER_CONNECTION_MAX: u32 = 1024;
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
-/// Serves on `listener` until `shutdown` resolves or the model thread ends.
+/// Serves on `listener` until `shutdown` resolves or the thread of a model panics.
 ///
 /// Then health says NOT_SERVING, the drain delay passes, nothing new is taken, and what is in flight may finish
-/// until the drain bound. Fails if the transport does, or if the model thread panicked.
+/// until the drain bound. Fails if the transport does, or if a model's thread panicked.
 pub async fn serve(
     listener: TcpListener,
-    engine: Engine,
-    thread: ModelThread,
+    models: Models,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
-    let drain = shutdown::Drain::new(&engine.settings().service);
+    let drain = shutdown::Drain::new(&models.settings().service);
     // Every service takes the same bounds and compressions.
     macro_rules! bounded {
         ($server:ident, $service:expr) => {
             $server::new($service)
-                .max_decoding_message_size(engine.settings().service.message_bytes_max)
-                .max_encoding_message_size(engine.settings().service.message_bytes_max)
+                .max_decoding_message_size(models.settings().service.message_bytes_max)
+                .max_encoding_message_size(models.settings().service.message_bytes_max)
                 .accept_compressed(Gzip)
                 .accept_compressed(Zstd)
         };
@@ -70,15 +69,14 @@ pub async fn serve(
         .tcp_nodelay(true)
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
         .http2_keepalive_interval(Some(KEEPALIVE))
-        .layer(layers::Guard::new(&engine.settings().service))
-        .add_service(bounded!(EmbeddingServiceServer, embedding::Embeddings(engine.clone())))
-        .add_service(bounded!(AnswerServiceServer, answer::Answers(engine.clone())))
-        .add_service(bounded!(ModelServiceServer, models::Models(engine.clone())))
-        .add_service(HealthServer::new(health::Health::new(engine.clone(), drain.draining())))
+        .layer(layers::Guard::new(&models.settings().service))
+        .add_service(bounded!(EmbeddingServiceServer, embedding::Embeddings(models.clone())))
+        .add_service(bounded!(AnswerServiceServer, answer::Answers(models.clone())))
+        .add_service(bounded!(ModelServiceServer, models::Models(models.clone())))
+        .add_service(HealthServer::new(health::Health::new(models.clone(), drain.draining())))
         .add_service(reflection().build_v1().expect(described))
         // Python's clients still ask for this one.
         .add_service(reflection().build_v1alpha().expect(described));
-    drop(engine);
     let serving = server.serve_with_incoming_shutdown(TcpListenerStream::new(listener), drain.refused());
-    drain.run(serving, thread, shutdown).await
+    drain.run(serving, models, shutdown).await
 }

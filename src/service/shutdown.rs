@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::engine::{ModelThread, ThreadState};
+use crate::engine::{Models, ThreadState};
 use crate::settings::ServiceSettings;
 
 /// Why serving ended badly.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The model thread panicked; the process should end, for it cannot answer any more.
-    #[error("the model thread panicked")]
+    /// The thread of a model panicked; the process should end, for that model cannot answer any more.
+    #[error("a model's thread panicked")]
     ModelThread,
     /// The socket failed.
     #[error("the server failed")]
@@ -54,33 +54,41 @@ impl Drain {
     pub(super) async fn run(
         self,
         serving: impl Future<Output = Result<(), tonic::transport::Error>> + Send + 'static,
-        mut thread: ModelThread,
+        models: Models,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), ServeError> {
         let mut serving = tokio::spawn(serving);
-        let mut model = thread.clone();
-        tokio::select! {
+        let failed = tokio::select! {
             outcome = &mut serving => return Ok(outcome.unwrap_or(Ok(()))?),
-            _ = model.ended() => tracing::error!("the model thread has ended"),
-            () = shutdown => tracing::info!("draining"),
-        }
+            () = models.failed() => true,
+            () = shutdown => false,
+        };
         self.draining.send_replace(true);
-        if thread.state() == ThreadState::Running {
-            tokio::time::sleep(self.delay).await;
+        match failed {
+            true => tracing::error!("a model's thread panicked"),
+            false => {
+                tracing::info!("draining");
+                tokio::time::sleep(self.delay).await;
+            }
         }
         self.refusing.send_replace(true);
+        let mut threads = Vec::new();
         let drained = async {
             let _ = (&mut serving).await;
-            // The connections held the last engines; the thread answers what it has and ends.
-            thread.ended().await
+            threads = models.close();
+            // What is still asked holds the last engines; the threads answer it and end.
+            for thread in &mut threads {
+                thread.ended().await;
+            }
         };
         if tokio::time::timeout(self.bound, drained).await.is_err() {
             tracing::warn!(bound_ms = self.bound.as_millis() as u64, "not drained within the bound: hard stop");
             serving.abort();
         }
-        match thread.state() {
-            ThreadState::Panicked => Err(ServeError::ModelThread),
-            _ => Ok(()),
+        threads.extend(models.close());
+        match failed || threads.iter().any(|thread| thread.state() == ThreadState::Panicked) {
+            true => Err(ServeError::ModelThread),
+            false => Ok(()),
         }
     }
 }
@@ -88,8 +96,20 @@ impl Drain {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::Engine;
+    use crate::model::bundle::Bundle;
+    use crate::model::vl_jepa::VlJepa;
+    use crate::settings::Settings;
     use std::future::pending;
     use std::time::Instant;
+
+    fn models() -> (Models, Engine) {
+        let model = VlJepa::load(&Bundle::bundled().expect("a bundle")).expect("a model");
+        let models = Models::new(Settings::default());
+        let (engine, thread) = Engine::start(model, Settings::default()).expect("a thread");
+        models.add("one", engine.clone(), thread).expect("the first");
+        (models, engine)
+    }
 
     fn drain(bound_ms: u64) -> Drain {
         Drain::new(&ServiceSettings { drain_max_ms: bound_ms, ..ServiceSettings::default() })
@@ -97,25 +117,25 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_of_the_model_thread_ends_serving_with_an_error() {
-        let thread = ModelThread::spawn(|| panic!("a bug in the model")).expect("a thread");
+        let (models, engine) = models();
+        engine.panic_model_thread();
         let drain = drain(10_000);
         let (health, refused) = (drain.draining(), drain.refused());
         let serving = async {
             refused.await;
             Ok(())
         };
-        let outcome = drain.run(serving, thread, pending()).await;
+        let outcome = drain.run(serving, models, pending()).await;
         assert!(matches!(outcome, Err(ServeError::ModelThread)), "{outcome:?}");
         assert!(*health.borrow(), "health was told");
     }
 
     #[tokio::test]
     async fn the_bound_holds_when_connections_do_not_end() {
-        let (busy, work) = std::sync::mpsc::channel::<()>();
-        let thread = ModelThread::spawn(move || work.recv().unwrap_or_default()).expect("a thread");
+        let (models, held) = models();
         let started = Instant::now();
-        let outcome = drain(50).run(pending(), thread, async {}).await;
+        let outcome = drain(50).run(pending(), models, async {}).await;
         assert!(outcome.is_ok() && started.elapsed() < Duration::from_secs(5), "{outcome:?}");
-        drop(busy);
+        drop(held);
     }
 }

@@ -18,6 +18,9 @@ pub(super) fn status(error: EngineError) -> Status {
         EngineError::Unknown { asked, .. } => {
             (Code::NotFound, ErrorDetails::with_resource_info("model", asked, "", error.to_string()))
         }
+        EngineError::Present { name } => {
+            (Code::AlreadyExists, ErrorDetails::with_resource_info("model", name, "", error.to_string()))
+        }
         EngineError::Missing { part, .. } => (
             Code::FailedPrecondition,
             ErrorDetails::with_precondition_failure_violation("part", *part, error.to_string()),

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 use vljepa::embedding::Embedding;
-use vljepa::engine::{Answer, Engine, EngineError, Manner, Media, ModelThread, Question, ThreadState};
+use vljepa::engine::{Answer, Call, Engine, EngineError, Manner, Media, ModelThread, Question, ThreadState};
 use vljepa::input::{Clip, Sampling};
 use vljepa::model::decoder::{DecodeOptions, TokenSampling};
 use vljepa::model::vl_jepa::{Scene, VlJepa};
@@ -33,8 +33,8 @@ fn choose(candidates: &[&str]) -> Manner {
     Manner::Choose(candidates.iter().map(|text| text.to_string()).collect())
 }
 
-fn soon() -> Instant {
-    Instant::now() + Duration::from_secs(60)
+fn soon() -> Call {
+    Call::interactive(Instant::now() + Duration::from_secs(60))
 }
 
 fn sampled(seed: u64) -> Manner {
@@ -109,7 +109,7 @@ async fn the_late_are_told_and_the_gone_leave_their_places() {
         call.abort();
     }
     engine.answer(question(0, "word1"), choose(&["word2"]), soon()).await.expect("there is room");
-    engine.probe(soon()).await.expect("it lives");
+    engine.probe(soon().deadline).await.expect("it lives");
     drop(engine);
     assert_eq!(thread.ended().await, ThreadState::Finished);
 }

@@ -1,97 +1,15 @@
-//! The service as clients see it: a tiny random model behind a real socket.
+//! What the services answer and refuse.
 
-use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 use tonic::codec::CompressionEncoding;
-use tonic::transport::Channel;
 use tonic::{Code, Request};
-use tonic_health::pb::health_check_response::ServingStatus;
-use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tonic_types::StatusExt;
-use vljepa::engine::Engine;
-use vljepa::model::vl_jepa::VlJepa;
-use vljepa::service::proto::answer_service_client::AnswerServiceClient;
-use vljepa::service::proto::embedding_service_client::EmbeddingServiceClient;
-use vljepa::service::proto::media::Source;
 use vljepa::service::proto::model_service_client::ModelServiceClient;
 use vljepa::service::proto::{self, predict_result};
-use vljepa::service::{ServeError, serve};
-use vljepa::settings::Settings;
 
-use crate::model_laws::{BERT, bundle};
-
-const STILL: &[u8] = include_bytes!("../../fixtures/demo/squares.jpg");
-const CLIP: &[u8] = include_bytes!("../../fixtures/demo/star.gif");
-
-/// A server that runs, and a connection to it.
-struct Running {
-    address: SocketAddr,
-    channel: Channel,
-    stop: oneshot::Sender<()>,
-    served: JoinHandle<Result<(), ServeError>>,
-}
-
-async fn start(set: impl FnOnce(&mut Settings)) -> Running {
-    let mut settings = Settings::default();
-    set(&mut settings);
-    let folder = tempfile::tempdir().expect("a folder");
-    let model = VlJepa::load(&bundle(folder.path(), BERT)).expect("a model");
-    let (engine, thread) = Engine::start(model, settings).expect("a thread");
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let address = listener.local_addr().expect("bound");
-    let (stop, stopped) = oneshot::channel::<()>();
-    let served = tokio::spawn(serve(listener, engine, thread, async { drop(stopped.await) }));
-    let channel =
-        Channel::from_shared(format!("http://{address}")).expect("an address").connect().await.expect("listens");
-    Running { address, channel, stop, served }
-}
-
-impl Running {
-    fn answers(&self) -> AnswerServiceClient<Channel> {
-        AnswerServiceClient::new(self.channel.clone())
-    }
-
-    fn embeddings(&self) -> EmbeddingServiceClient<Channel> {
-        EmbeddingServiceClient::new(self.channel.clone())
-    }
-
-    async fn end(self) {
-        self.stop.send(()).expect("it serves");
-        drop(self.channel);
-        self.served.await.expect("no panic").expect("a clean end");
-    }
-}
-
-fn file(bytes: &[u8]) -> Option<proto::Media> {
-    Some(proto::Media { source: Some(Source::Inline(bytes.to_vec())) })
-}
-
-fn frames(frames: Vec<proto::Frame>) -> Option<proto::Media> {
-    Some(proto::Media { source: Some(Source::Frames(proto::FrameSequence { frames })) })
-}
-
-fn item(media: Option<proto::Media>, question: &str) -> proto::PredictItem {
-    proto::PredictItem { media, question: question.into(), ..Default::default() }
-}
-
-fn ask(media: Option<proto::Media>, candidates: &[&str]) -> proto::AnswerRequest {
-    let candidates = candidates.iter().map(|text| text.to_string()).collect();
-    proto::AnswerRequest { media, question: "word1 word2".into(), candidates, ..Default::default() }
-}
-
-/// The fields that a status finds wrong.
-fn fields(status: &tonic::Status) -> Vec<String> {
-    let violations = status.get_details_bad_request().map(|details| details.field_violations).unwrap_or_default();
-    violations.into_iter().map(|violation| violation.field).collect()
-}
-
-fn values(embedding: &proto::Embedding) -> Vec<f32> {
-    embedding.data.as_chunks().0.iter().map(|&value| f32::from_le_bytes(value)).collect()
-}
+use super::{CLIP, STILL, ask, fields, file, frames, item, start, values};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_item_of_a_list_fails_alone_and_the_others_are_as_if_alone() {
@@ -309,39 +227,6 @@ async fn the_model_tells_its_limits() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn health_is_the_model_threads_and_turns_when_draining() {
-    let server = start(|settings| settings.service.drain_delay_ms = 500).await;
-    let mut client = HealthClient::new(server.channel.clone());
-    let mut check = async |service: &str| {
-        client.check(HealthCheckRequest { service: service.into() }).await.map(|response| response.into_inner().status)
-    };
-    assert_eq!(check("").await.expect("health"), ServingStatus::Serving as i32);
-    assert_eq!(check("vljepa.v1.AnswerService").await.expect("health"), ServingStatus::Serving as i32);
-    assert_eq!(check("no.such.Service").await.expect_err("unknown").code(), Code::NotFound);
-    server.stop.send(()).expect("it serves");
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    assert_eq!(check("").await.expect("still answers"), ServingStatus::NotServing as i32);
-    server.served.await.expect("no panic").expect("a clean end");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_watch_of_the_health_hears_the_end_and_does_not_hold_it() {
-    let server = start(|_| {}).await;
-    let mut client = HealthClient::new(server.channel.clone());
-    let mut watch = client.watch(HealthCheckRequest::default()).await.expect("a watch").into_inner();
-    let mut next = async || watch.message().await.expect("no error").map(|response| response.status);
-    assert_eq!(next().await, Some(ServingStatus::Serving as i32));
-    let asked = Instant::now();
-    server.stop.send(()).expect("it serves");
-    assert_eq!(next().await, Some(ServingStatus::NotServing as i32));
-    assert_eq!(next().await, None);
-    drop((client, server.channel));
-    server.served.await.expect("no panic").expect("a clean end");
-    let bound = Duration::from_millis(Settings::default().service.drain_max_ms);
-    assert!(asked.elapsed() < bound / 2, "{:?}", asked.elapsed());
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn both_reflections_list_the_services() {
     let server = start(|_| {}).await;
     macro_rules! listed {
@@ -371,29 +256,4 @@ async fn both_reflections_list_the_services() {
         }
     }
     server.end().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn shutdown_finishes_what_is_in_flight_and_does_not_wait_for_silent_connections() {
-    let server = start(|settings| settings.service.drain_delay_ms = 500).await;
-    let mut calls = JoinSet::new();
-    for _ in 0..8 {
-        let mut client = server.answers();
-        calls.spawn(async move { client.answer(ask(file(CLIP), &[])).await });
-    }
-    // The drain delay leaves every call time to arrive.
-    server.stop.send(()).expect("it serves");
-    for outcome in calls.join_all().await {
-        outcome.expect("what was in flight is finished");
-    }
-    drop(server.channel);
-    server.served.await.expect("no panic").expect("a clean end");
-
-    let server = start(|settings| settings.service.drain_max_ms = 300).await;
-    let silent = TcpStream::connect(server.address).await.expect("it listens");
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    let asked = Instant::now();
-    server.end().await;
-    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
-    drop(silent);
 }

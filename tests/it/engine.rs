@@ -100,7 +100,7 @@ async fn the_order_of_candidates_is_the_order_of_scores() {
 async fn the_late_are_told_and_the_gone_leave_their_places() {
     let (engine, mut thread) = start();
     let past = Instant::now();
-    let late = engine.answer(question(0, "word1"), choose(&["word2"]), past).await;
+    let late = engine.answer(question(0, "word1"), choose(&["word2"]), Call::interactive(past)).await;
     assert!(matches!(late, Err(EngineError::DeadlineExceeded)), "{late:?}");
     for _ in 0..64 {
         let engine = engine.clone();

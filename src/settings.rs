@@ -145,6 +145,10 @@ concerns! {
         frames_max: usize = 1024, 1..=1 << 16, "VLJEPA_MEDIA_FRAMES_MAX";
         /// Memory of all decoded frames of one clip, and of the decoder itself, bytes.
         decode_bytes_max: u64 = 512 << 20, 1 << 10..=1 << 36, "VLJEPA_MEDIA_DECODE_BYTES_MAX";
+        /// Time to decode one clip, milliseconds.
+        decode_ms_max: u64 = 10_000, 1..=3_600_000, "VLJEPA_MEDIA_DECODE_MS_MAX";
+        /// Memory of everything decoded that is not answered yet, of all requests together, bytes.
+        memory_bytes_max: u64 = 4 << 30, 1 << 10..=1 << 40, "VLJEPA_MEDIA_MEMORY_BYTES_MAX";
         /// Pictures or clips in one request.
         items_max: usize = 64, 1..=1 << 12, "VLJEPA_MEDIA_ITEMS_MAX";
     }
@@ -169,8 +173,22 @@ concerns! {
         batch_items_max: usize = 32, 1..=1 << 12, "VLJEPA_BATCH_ITEMS_MAX";
         /// Cost of one batch, tokens; a dearer single request runs alone.
         batch_cost_max: usize = 1 << 15, 1..=1 << 32, "VLJEPA_BATCH_COST_MAX";
+        /// Cost of one batch of jobs, which a query that comes meanwhile waits for, tokens.
+        batch_job_cost_max: usize = 1 << 12, 1..=1 << 32, "VLJEPA_BATCH_JOB_COST_MAX";
+        /// Time a batch should take by what earlier ones took, milliseconds; a dearer single request runs alone.
+        batch_ms_max: u64 = 250, 1..=600_000, "VLJEPA_BATCH_MS_MAX";
+        /// Part of what may wait that sessions and jobs together may fill, percent.
+        watch_percent_max: usize = 70, 1..=100, "VLJEPA_QUEUE_WATCH_PERCENT_MAX";
+        /// Part of what may wait that jobs may fill, percent.
+        job_percent_max: usize = 40, 1..=100, "VLJEPA_QUEUE_JOB_PERCENT_MAX";
+        /// Model time and places that live sessions get however many queries come, percent.
+        watch_percent_min: usize = 15, 1..=40, "VLJEPA_QUEUE_WATCH_PERCENT_MIN";
+        /// Model time and places that jobs get however much else comes, percent.
+        job_percent_min: usize = 5, 1..=40, "VLJEPA_QUEUE_JOB_PERCENT_MIN";
         /// Texts whose embeddings are kept for the next request; 0 keeps none.
         text_cache_items: usize = 8192, 0..=1 << 24, "VLJEPA_TEXT_CACHE_ITEMS";
+        /// Memory of the texts and embeddings that are kept, bytes.
+        text_cache_bytes: usize = 64 << 20, 0..=1 << 40, "VLJEPA_TEXT_CACHE_BYTES";
     }
     /// The gRPC server.
     service: ServiceSettings {
@@ -184,10 +202,13 @@ concerns! {
         drain_delay_ms: u64 = 0, 0..=600_000, "VLJEPA_DRAIN_DELAY_MS";
         /// Time that requests in flight get to finish at shutdown before the hard stop, milliseconds.
         drain_max_ms: u64 = 10_000, 0..=3_600_000, "VLJEPA_DRAIN_MAX_MS";
-        /// Time health waits for the model thread before it answers NOT_SERVING, milliseconds.
+        /// Time without progress of the model thread after which health answers NOT_SERVING, milliseconds.
         health_max_ms: u64 = 5_000, 1..=600_000, "VLJEPA_HEALTH_MAX_MS";
-        /// Time a refused client is told to wait when the queue is full, milliseconds.
-        retry_after_ms: u64 = 500, 1..=600_000, "VLJEPA_RETRY_AFTER_MS";
+        /// Shortest time a refused client is told to wait; the time that the backlog takes when that is longer,
+        /// milliseconds.
+        retry_after_ms: u64 = 100, 1..=600_000, "VLJEPA_RETRY_AFTER_MS";
+        /// Longest time a refused client is told to wait, milliseconds.
+        retry_after_max_ms: u64 = 30_000, 1..=600_000, "VLJEPA_RETRY_AFTER_MAX_MS";
     }
     /// Processor time.
     cpu: CpuSettings {

@@ -110,6 +110,10 @@ macro_rules! concerns {
             /// Whether large ternary products may be looked up in part, in the words of `kernel::lookup`, which judges
             /// it; absent or `auto` means where a trial shows that it is faster. Set by `VLJEPA_LOOKUP`.
             pub lookup: Option<String>,
+            /// Origins whose pages may call over gRPC-Web, separated by commas, as browsers spell them
+            /// (`https://example.org:8443`); `*` lets every page, absent only pages of this very server. Set by
+            /// `VLJEPA_WEB_ORIGINS`.
+            pub web_origins: Option<String>,
             /// What is logged, and how.
             pub log: LogSettings,
         }
@@ -122,6 +126,7 @@ macro_rules! concerns {
                     isa: word(lookup, "VLJEPA_ISA")?,
                     precision: lookup("VLJEPA_PRECISION")?,
                     lookup: word(lookup, "VLJEPA_LOOKUP")?,
+                    web_origins: lookup("VLJEPA_WEB_ORIGINS")?,
                     log: LogSettings::read(lookup)?,
                 })
             }
@@ -209,6 +214,37 @@ concerns! {
         retry_after_ms: u64 = 100, 1..=600_000, "VLJEPA_RETRY_AFTER_MS";
         /// Longest time a refused client is told to wait, milliseconds.
         retry_after_max_ms: u64 = 30_000, 1..=600_000, "VLJEPA_RETRY_AFTER_MAX_MS";
+        /// One message to a service that takes no media, bytes after decompression.
+        small_message_bytes_max: usize = 4 << 20, 1 << 10..=1 << 30, "VLJEPA_SMALL_MESSAGE_BYTES_MAX";
+        /// Messages of all calls together, in and out, bytes; a call for which there is no room is refused at once.
+        inflight_bytes_max: usize = 512 << 20, 1 << 16..=1 << 40, "VLJEPA_INFLIGHT_BYTES_MAX";
+        /// Time in which a message must arrive once it has begun, milliseconds.
+        message_read_max_ms: u64 = 60_000, 1..=3_600_000, "VLJEPA_MESSAGE_READ_MAX_MS";
+        /// Smallest answer that is compressed, for clients that accept it, bytes.
+        compress_bytes_min: usize = 1 << 10, 0..=1 << 30, "VLJEPA_COMPRESS_BYTES_MIN";
+    }
+    /// The connections of the gRPC server.
+    connection: ConnectionSettings {
+        /// Connections at once; the next one is closed at once.
+        connections_max: usize = 4096, 1..=1 << 20, "VLJEPA_CONNECTIONS_MAX";
+        /// Calls at once on one connection.
+        streams_max: u32 = 1024, 1..=1 << 20, "VLJEPA_STREAMS_MAX";
+        /// Time from the connection to its first call, with preface and TLS handshake, milliseconds.
+        preface_max_ms: u64 = 10_000, 1..=600_000, "VLJEPA_PREFACE_MAX_MS";
+        /// Time that a connection may be without a call, milliseconds.
+        idle_max_ms: u64 = 900_000, 1..=86_400_000, "VLJEPA_IDLE_MAX_MS";
+        /// Time that a client may leave an answer unread before its connection is closed, milliseconds.
+        unread_max_ms: u64 = 30_000, 1..=3_600_000, "VLJEPA_UNREAD_MAX_MS";
+        /// Age at which a connection is asked to end, its calls finished, milliseconds; 0 never asks.
+        age_max_ms: u64 = 0, 0..=604_800_000, "VLJEPA_CONNECTION_AGE_MAX_MS";
+        /// Time that it gets for that before it is closed, milliseconds.
+        age_grace_ms: u64 = 600_000, 1..=86_400_000, "VLJEPA_CONNECTION_AGE_GRACE_MS";
+        /// Time between pings that ask whether the client is still there, milliseconds.
+        keepalive_ms: u64 = 30_000, 1..=86_400_000, "VLJEPA_KEEPALIVE_MS";
+        /// Time in which a ping must be answered, milliseconds.
+        keepalive_max_ms: u64 = 20_000, 1..=3_600_000, "VLJEPA_KEEPALIVE_MAX_MS";
+        /// Time without a call and without a byte after which a connection is closed at shutdown, milliseconds.
+        drain_quiet_ms: u64 = 500, 1..=600_000, "VLJEPA_DRAIN_QUIET_MS";
     }
     /// Processor time.
     cpu: CpuSettings {

@@ -31,7 +31,7 @@ const PLACES: &[(&[&str], &[&str])] = &[
     (&["rayon", "gemm", "std::arch", "core::arch"], &["kernel"]),
     (&["image", "fast_image_resize", "tokenizers"], &["input"]),
     (&["tonic", "tonic_prost", "tonic_health", "tonic_reflection", "tonic_types"], &["service", "cli/client.rs"]),
-    (&["prost", "prost_types", "tower"], &["service"]),
+    (&["prost", "prost_types", "tower", "tower_http", "tonic_web", "http", "http_body", "bytes"], &["service"]),
     (&["tokio", "tokio_stream"], &["engine", "service", "cli"]),
     (&["clap", "indicatif", "tracing_subscriber"], &["cli"]),
     (&["memmap2"], &["nn/weights/checkpoint.rs"]),

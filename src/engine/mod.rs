@@ -10,9 +10,11 @@ mod models;
 mod prepare;
 mod queue;
 mod request;
+pub mod seen;
+mod trail;
 mod worker;
 
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -24,6 +26,7 @@ pub use queue::Load;
 pub use request::{
     Answer, Call, Choice, Class, Embedded, Manner, Media, MediaFrame, PixelOrder, Question, Timing, Usage,
 };
+pub use trail::{Stage, Steps, Trail};
 pub use worker::{ModelThread, ThreadState};
 
 use crate::embedding::Space;
@@ -40,6 +43,8 @@ use worker::{Found, Job, Then, Work, Worker};
 pub struct Engine(Arc<Inner>);
 
 struct Inner {
+    /// Under which it is served; given late, by who serves it.
+    name: Arc<OnceLock<Arc<str>>>,
     model: Arc<VlJepa>,
     media_limits: MediaLimits,
     settings: Settings,
@@ -54,7 +59,9 @@ impl Engine {
         let model = Arc::new(model);
         let queue = &settings.queue;
         let batch_max = Load { items: queue.batch_items_max, cost: queue.batch_cost_max };
-        let worker = Worker { model: model.clone(), texts: cache::Cache::new(queue.text_cache_items), batch_max };
+        let name = Arc::new(OnceLock::new());
+        let texts = cache::Cache::new(queue.text_cache_items);
+        let worker = Worker { name: name.clone(), model: model.clone(), texts, batch_max };
         let (inbox, outlet) = mpsc::channel();
         let thread = ModelThread::spawn(move || worker.run(outlet))?;
         let threads = match settings.cpu.decode_threads {
@@ -63,6 +70,7 @@ impl Engine {
         };
         let retry_after = Duration::from_millis(settings.service.retry_after_ms);
         let inner = Inner {
+            name,
             model,
             media_limits: media_limits(&settings),
             prepare: prepare::Prepare::new(queue.items_max, threads, retry_after),
@@ -76,6 +84,11 @@ impl Engine {
     /// The model, for what can be told about it.
     pub fn model(&self) -> &VlJepa {
         &self.0.model
+    }
+
+    /// The name under which it is served; the bundle's own if nobody gave it one before it was first used.
+    pub fn name(&self) -> Arc<str> {
+        name_of(&self.0.name, &self.0.model)
     }
 
     /// The settings it was started with.
@@ -109,10 +122,11 @@ impl Engine {
         // Dropped with the caller, and then all its tasks end.
         let mut tasks = JoinSet::new();
         for (at, question) in questions.into_iter().enumerate() {
-            let engine = self.clone();
+            let (engine, call) = (self.clone(), call.clone());
             tasks.spawn(async move {
+                let deadline = call.deadline;
                 let outcome = async { engine.scene(question?, |_| Ok(Then::Return), call).await.map(embedded) };
-                (at, within(call.deadline, outcome).await)
+                (at, within(deadline, outcome).await)
             });
         }
         while let Some(done) = tasks.join_next().await {
@@ -145,7 +159,7 @@ impl Engine {
     pub fn panic_model_thread(&self) {
         let (reply, _) = oneshot::channel();
         let now = Instant::now();
-        let work = Job { work: Work::Panic, reply, permit: None };
+        let work = Job { work: Work::Panic, reply, permit: None, trail: Trail::default() };
         let _ = self.0.inbox.send(Entry {
             work,
             cost: 0,
@@ -194,13 +208,14 @@ impl Engine {
         call: Call,
     ) -> Result<Vec<Result<Embedded, EngineError>>, EngineError> {
         let started = Instant::now();
+        call.trail.asks(&self.name());
         let tokens = self
             .prepared(move |inner| {
                 let each = (0..).zip(texts).map(|(at, text)| inner.tokens(&text?, &format!("texts[{at}]")));
                 Ok(each.collect::<Vec<_>>())
             })
             .await?;
-        let prepare = started.elapsed();
+        let prepare = self.passed("prepare", started, &call.trail);
         let readable: Vec<Tokens> = tokens.iter().flatten().cloned().collect();
         let cost = readable.iter().map(|tokens| tokens.ids.len()).sum();
         let found = self.run(Work::Texts(readable), cost, call).await?;
@@ -223,14 +238,22 @@ impl Engine {
         call: Call,
     ) -> Result<Done, EngineError> {
         let started = Instant::now();
+        call.trail.asks(&self.name());
+        let (engine, trail) = (self.clone(), call.trail.clone());
         let (clip, tokens, then) = self
             .prepared(move |inner| {
+                let began = Instant::now();
                 let tokens = inner.question_tokens(&question.text)?;
                 let then = then(inner)?;
-                Ok((prepare::clip(&question, &inner.model.preprocessor, &inner.media_limits)?, tokens, then))
+                engine.passed("tokenize", began, &trail);
+                let began = Instant::now();
+                let clip = prepare::clip(&question, &inner.model.preprocessor, &inner.media_limits)?;
+                engine.passed("decode", began, &trail);
+                seen::frames(clip.frames_decoded, clip.frames_used);
+                Ok((clip, tokens, then))
             })
             .await?;
-        let prepare = started.elapsed();
+        let prepare = self.passed("prepare", started, &call.trail);
         let mut usage = Usage {
             visual_tokens: 0,
             text_tokens: tokens.ids.len(),
@@ -243,6 +266,14 @@ impl Engine {
         let found = self.run(work, cost, call).await?;
         usage.visual_tokens = found.visual_tokens;
         Ok(Done { found, usage, prepare, total: started.elapsed() })
+    }
+
+    /// Tells those who watch that a stage is over, and how long it took.
+    fn passed(&self, name: &'static str, started: Instant, trail: &Trail) -> Duration {
+        let stage = Stage { name, started, ended: Instant::now() };
+        trail.passed(stage);
+        seen::stage(&self.name(), name, stage.took());
+        stage.took()
     }
 
     async fn prepared<T: Send + 'static>(
@@ -258,11 +289,16 @@ impl Engine {
         let Inner { door, settings, .. } = &*self.0;
         let cost_max = door.max().cost;
         if cost > cost_max {
+            seen::refused("too_large");
             return Err(EngineError::TooLarge { cost, cost_max });
         }
         let retry_after = Duration::from_millis(settings.service.retry_after_ms);
         let full = EngineError::Overloaded { what: "the queue", retry_after };
-        let permit = door.enter(Load { items: 1, cost }).ok_or(full)?;
+        let permit = door.enter(Load { items: 1, cost }).ok_or_else(|| {
+            seen::refused("queue");
+            full
+        })?;
+        call.trail.queues(call.class, cost);
         self.send(work, cost, call, Some(permit)).await
     }
 
@@ -274,7 +310,7 @@ impl Engine {
         permit: Option<queue::Permit>,
     ) -> Result<Found, EngineError> {
         let (reply, outcome) = oneshot::channel();
-        let work = Job { work, reply, permit };
+        let work = Job { work, reply, permit, trail: call.trail };
         let entry = Entry { work, cost, arrived: Instant::now(), class: call.class, deadline: call.deadline };
         self.0.inbox.send(entry).map_err(|_| EngineError::Stopped)?;
         outcome.await.map_err(|_| EngineError::Stopped)?
@@ -301,6 +337,10 @@ impl Inner {
         };
         visual + question.ids.len() + words
     }
+}
+
+fn name_of(given: &OnceLock<Arc<str>>, model: &VlJepa) -> Arc<str> {
+    given.get_or_init(|| model.facts().name.as_str().into()).clone()
 }
 
 fn readable(field: &str, tokens: Result<Tokens, ModelError>) -> Result<Tokens, EngineError> {

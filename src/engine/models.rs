@@ -46,6 +46,8 @@ impl Models {
         if served.iter().any(|one| one.name == name) {
             return Err(EngineError::Present { name: shortened(name) });
         }
+        // One that has been used already keeps the name it had.
+        let _ = engine.0.name.set(name.into());
         served.push(Served { name: name.into(), engine, thread });
         drop(served);
         self.0.changes.send_modify(|changes| *changes += 1);

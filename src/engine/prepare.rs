@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 use super::error::EngineError;
 use super::queue::{Admission, Load};
 use super::request::{Media, MediaFrame, PixelOrder, Question};
+use super::seen;
 use crate::input::{Clip, Frame, InputError, MediaLimits, Preprocessor, decode_media};
 
 /// The pool that prepares requests.
@@ -34,7 +35,10 @@ impl Prepare {
         work: impl FnOnce() -> Result<T, EngineError> + Send + 'static,
     ) -> Result<T, EngineError> {
         let full = EngineError::Overloaded { what: "the preparation queue", retry_after: self.retry_after };
-        let waiting = self.waiting.enter(Load { items: 1, cost: 0 }).ok_or(full)?;
+        let waiting = self.waiting.enter(Load { items: 1, cost: 0 }).ok_or_else(|| {
+            seen::refused("preparation");
+            full
+        })?;
         let thread = self.threads.clone().acquire_owned().await.map_err(|_| EngineError::Stopped)?;
         let running = tokio::task::spawn_blocking(move || {
             // Both are held by the thread itself: a caller that leaves does not free it.

@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::trail::Trail;
 use crate::embedding::Embedding;
 use crate::input::Sampling;
 use crate::model::decoder::DecodeOptions;
@@ -21,19 +22,32 @@ pub enum Class {
     Job,
 }
 
+impl Class {
+    /// Its name as logs and metrics show it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Interactive => "interactive",
+            Self::Watch => "watch",
+            Self::Job => "job",
+        }
+    }
+}
+
 /// What belongs to every call, whatever it asks.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Call {
     /// Its place among others.
     pub class: Class,
     /// When its answer is of no use any more.
     pub deadline: Instant,
+    /// What it leaves behind for those who watch.
+    pub trail: Trail,
 }
 
 impl Call {
     /// A call of somebody who waits until `deadline`.
     pub fn interactive(deadline: Instant) -> Self {
-        Self { class: Class::Interactive, deadline }
+        Self { class: Class::Interactive, deadline, trail: Trail::default() }
     }
 }
 

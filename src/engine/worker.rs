@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::OnceLock;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,8 @@ use super::cache::Cache;
 use super::error::EngineError;
 use super::queue::{Batch, Entry, Load, Permit, Queue, Waiting};
 use super::request::Timing;
+use super::trail::{Stage, Trail};
+use super::{name_of, seen};
 use crate::embedding::{Embedding, Ranked, rank};
 use crate::input::{Clip, Tokens};
 use crate::model::decoder::{DecodeOptions, TokenSampling};
@@ -76,6 +79,8 @@ pub struct Job {
     pub reply: oneshot::Sender<Result<Found, EngineError>>,
     /// Held until the job is gone.
     pub permit: Option<Permit>,
+    /// Where its stages are told.
+    pub trail: Trail,
 }
 
 impl Waiting for Job {
@@ -139,6 +144,7 @@ impl ModelThread {
 
 /// The model and what it remembers.
 pub(super) struct Worker {
+    pub name: Arc<OnceLock<Arc<str>>>,
     pub model: Arc<VlJepa>,
     pub texts: Cache<Vec<u32>, Embedding>,
     pub batch_max: Load,
@@ -167,8 +173,15 @@ impl Worker {
         if entries.is_empty() {
             return;
         }
-        let started = Instant::now();
-        match self.found(&entries.iter().map(|entry| &entry.work.work).collect::<Vec<_>>()) {
+        let (started, name) = (Instant::now(), name_of(&self.name, &self.model));
+        seen::batch(&name, entries.len(), entries.iter().map(|entry| entry.cost).sum());
+        for Entry { work, class, arrived, .. } in &entries {
+            seen::waited(&name, *class, started - *arrived);
+            work.trail.passed(Stage { name: "queue", started: *arrived, ended: started });
+        }
+        let trails = entries.iter().map(|entry| entry.work.trail.clone()).collect();
+        let stages = Stages { model: name, trails, timing: Timing::default() };
+        match self.found(&entries.iter().map(|entry| &entry.work.work).collect::<Vec<_>>(), stages) {
             Ok(all) => {
                 for (entry, mut found) in entries.into_iter().zip(all) {
                     found.timing.queue = started - entry.arrived;
@@ -186,19 +199,18 @@ impl Worker {
     }
 
     /// Does all work of a batch, stage by stage.
-    fn found(&mut self, batch: &[&Work]) -> Result<Vec<Found>, ModelError> {
+    fn found(&mut self, batch: &[&Work], mut stages: Stages) -> Result<Vec<Found>, ModelError> {
         let mut found: Vec<Found> = batch.iter().map(|_| Found::default()).collect();
-        let mut timing = Timing::default();
-        self.predict(batch, &mut found, &mut timing)?;
-        self.embed_texts(batch, &mut found, &mut timing)?;
-        self.speak(batch, &mut found, &mut timing)?;
+        self.predict(batch, &mut found, &mut stages)?;
+        self.embed_texts(batch, &mut found, &mut stages)?;
+        self.speak(batch, &mut found, &mut stages)?;
         for found in &mut found {
-            found.timing = timing;
+            found.timing = stages.timing;
         }
         Ok(found)
     }
 
-    fn predict(&self, batch: &[&Work], found: &mut [Found], timing: &mut Timing) -> Result<(), ModelError> {
+    fn predict(&self, batch: &[&Work], found: &mut [Found], stages: &mut Stages) -> Result<(), ModelError> {
         let scenes: Vec<(usize, &Arc<Clip>, &Tokens)> = (0..)
             .zip(batch)
             .filter_map(|(at, work)| match work {
@@ -210,13 +222,13 @@ impl Worker {
             return Ok(());
         }
         let (clips, which) = distinct(scenes.iter().map(|(_, clip, _)| *clip));
-        let visual = timed(&mut timing.vision, || self.model.see(&clips))?;
+        let visual = stages.timed("vision", |timing| &mut timing.vision, || self.model.see(&clips))?;
         let asked: Vec<Scene> = scenes
             .iter()
             .zip(which)
             .map(|((_, _, question), clip)| Scene { visual: visual[clip].clone(), question: (*question).clone() })
             .collect();
-        let embeddings = timed(&mut timing.predictor, || self.model.predict(&asked))?;
+        let embeddings = stages.timed("predictor", |timing| &mut timing.predictor, || self.model.predict(&asked))?;
         for (((at, ..), scene), embedding) in scenes.iter().zip(&asked).zip(embeddings) {
             found[*at].visual_tokens = scene.visual.len();
             found[*at].embeddings = vec![embedding];
@@ -225,7 +237,7 @@ impl Worker {
     }
 
     /// Embeds texts and candidates, each distinct one once, and ranks the candidates.
-    fn embed_texts(&mut self, batch: &[&Work], found: &mut [Found], timing: &mut Timing) -> Result<(), ModelError> {
+    fn embed_texts(&mut self, batch: &[&Work], found: &mut [Found], stages: &mut Stages) -> Result<(), ModelError> {
         let started = Instant::now();
         let texts = batch.iter().flat_map(|work| match work {
             Work::Texts(texts) | Work::Scene { then: Then::Rank(texts), .. } => &texts[..],
@@ -246,7 +258,7 @@ impl Worker {
             }
         }
         if !known.is_empty() {
-            timing.text = started.elapsed();
+            stages.passed("text", |timing| &mut timing.text, started);
         }
         Ok(())
     }
@@ -289,7 +301,7 @@ impl Worker {
 
     /// Puts embeddings into words: the greedy ones together, each sampled one alone, for its words must depend on
     /// its own seed and not on who else was asked.
-    fn speak(&self, batch: &[&Work], found: &mut [Found], timing: &mut Timing) -> Result<(), ModelError> {
+    fn speak(&self, batch: &[&Work], found: &mut [Found], stages: &mut Stages) -> Result<(), ModelError> {
         let mut groups: Vec<(&DecodeOptions, Vec<usize>)> = Vec::new();
         for (at, work) in batch.iter().enumerate() {
             let Work::Scene { then: Then::Decode(options), .. } = work else { continue };
@@ -300,7 +312,8 @@ impl Worker {
         }
         for (options, members) in groups {
             let embeddings: Vec<Embedding> = members.iter().map(|&at| found[at].embeddings[0].clone()).collect();
-            let spoken = timed(&mut timing.decoder, || self.model.decode(&embeddings, options))?;
+            let spoken =
+                stages.timed("decoder", |timing| &mut timing.decoder, || self.model.decode(&embeddings, options))?;
             for (at, text) in members.into_iter().zip(spoken) {
                 found[at].spoken = Some(text);
             }
@@ -321,12 +334,31 @@ fn model_failed(error: &ModelError) -> EngineError {
     EngineError::Internal(error.to_string())
 }
 
-fn timed<T>(total: &mut Duration, stage: impl FnOnce() -> T) -> T {
-    let started = Instant::now();
-    let outcome = stage();
-    *total += started.elapsed();
-    outcome
+/// Times the stages of one batch, and tells them to the metrics and to all whose work is in it.
+struct Stages {
+    model: Arc<str>,
+    trails: Vec<Trail>,
+    timing: Timing,
 }
+
+impl Stages {
+    fn timed<T>(&mut self, name: &'static str, total: Total, work: impl FnOnce() -> T) -> T {
+        let started = Instant::now();
+        let outcome = work();
+        self.passed(name, total, started);
+        outcome
+    }
+
+    fn passed(&mut self, name: &'static str, total: Total, started: Instant) {
+        let stage = Stage { name, started, ended: Instant::now() };
+        *total(&mut self.timing) += stage.took();
+        seen::stage(&self.model, name, stage.took());
+        self.trails.iter().for_each(|trail| trail.passed(stage));
+    }
+}
+
+/// The stage's place in the timing of its batch.
+type Total = fn(&mut Timing) -> &mut Duration;
 
 /// The clips that differ, and which of them each one is: equal pixels are seen once.
 fn distinct<'a>(clips: impl Iterator<Item = &'a Arc<Clip>>) -> (Vec<Arc<Clip>>, Vec<usize>) {

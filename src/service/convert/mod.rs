@@ -1,0 +1,154 @@
+//! From protobuf to the engine's plain structs and back: all validation, every refusal with field, value and
+//! bound.
+
+mod media;
+mod models;
+mod results;
+
+use std::time::{Duration, Instant};
+
+use tonic::Request;
+
+use super::layers::Deadline;
+use super::proto;
+use crate::embedding::Dtype;
+use crate::engine::{Call, Engine, EngineError, Manner, Question};
+use crate::model::decoder::{DecodeOptions, TokenSampling};
+use crate::settings::Settings;
+use media::{media_of, sampling_of};
+
+pub(super) use models::model;
+pub(super) use results::{answer, encoded_texts, predictions};
+
+type Checked<T> = Result<T, EngineError>;
+
+const TEMPERATURE_MAX: f32 = 10.0;
+
+/// How embeddings go out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Output {
+    dimensions: usize,
+    normalize: bool,
+    dtype: Dtype,
+}
+
+/// Predict's items, the wrong ones as their errors, with output and call.
+pub(super) fn questions(
+    request: Request<proto::PredictRequest>,
+    engine: &Engine,
+) -> Checked<(Vec<Checked<Question>>, Output, Call)> {
+    let (call, request) = opened(request, engine);
+    let settings = engine.settings();
+    count("items", request.items.len(), 1, settings.media.items_max)?;
+    let question = |(at, item): (usize, proto::PredictItem)| {
+        question(item.media, item.sampling, item.question, settings)
+            .map_err(|error| error.within(&format!("items[{at}]")))
+    };
+    let questions = request.items.into_iter().enumerate().map(question).collect();
+    Ok((questions, output(request.output, engine.dimensions())?, call))
+}
+
+/// EncodeText's texts, the wrong ones as their errors, with output and call.
+pub(super) fn texts(
+    request: Request<proto::EncodeTextRequest>,
+    engine: &Engine,
+) -> Checked<(Vec<Checked<String>>, Output, Call)> {
+    let (call, request) = opened(request, engine);
+    let settings = engine.settings();
+    count("texts", request.texts.len(), 1, settings.text.texts_max)?;
+    let texts = (0..).zip(request.texts).map(|(at, one)| text(&format!("texts[{at}]"), one, settings)).collect();
+    Ok((texts, output(request.output, engine.dimensions())?, call))
+}
+
+/// Answer's question, manner, output if an embedding is wanted, and call.
+pub(super) fn ask(
+    request: Request<proto::AnswerRequest>,
+    engine: &Engine,
+) -> Checked<(Question, Manner, Option<Output>, Call)> {
+    let (call, request) = opened(request, engine);
+    let settings = engine.settings();
+    count("candidates", request.candidates.len(), 0, settings.text.candidates_max)?;
+    let manner = match request.candidates.is_empty() {
+        true => Manner::Speak(generation(request.generation.unwrap_or_default(), settings)?),
+        false => {
+            let candidate = |(at, one)| text(&format!("candidates[{at}]"), one, settings);
+            Manner::Choose((0..).zip(request.candidates).map(candidate).collect::<Checked<_>>()?)
+        }
+    };
+    let output = output(request.output, engine.dimensions())?;
+    let question = question(request.media, request.sampling, request.question, settings)?;
+    Ok((question, manner, request.want_embedding.then_some(output), call))
+}
+
+fn opened<T>(request: Request<T>, engine: &Engine) -> (Call, T) {
+    // The guard puts one into every request; this is for a service that is called without it.
+    let default = || Instant::now() + Duration::from_millis(engine.settings().service.deadline_default_ms);
+    let deadline = request.extensions().get::<Deadline>().map_or_else(default, |deadline| deadline.0);
+    (Call::interactive(deadline), request.into_inner())
+}
+
+fn question(
+    media: Option<proto::Media>,
+    sampling: Option<proto::Sampling>,
+    words: String,
+    settings: &Settings,
+) -> Checked<Question> {
+    let text = text("question", words, settings)?;
+    let sampling = sampling_of(sampling.unwrap_or_default(), settings)?;
+    Ok(Question { media: media_of(media, settings)?, sampling, text })
+}
+
+fn generation(generation: proto::Generation, settings: &Settings) -> Checked<DecodeOptions> {
+    let proto::Generation { max_tokens, temperature, top_p, seed } = generation;
+    let max = settings.text.answer_tokens_max;
+    count("generation.max_tokens", max_tokens as usize, 0, max)?;
+    if !(0.0..=TEMPERATURE_MAX).contains(&temperature) {
+        let problem = format!("is {temperature}, must be from 0 to {TEMPERATURE_MAX}");
+        return Err(invalid("generation.temperature", problem));
+    }
+    if !(0.0..=1.0).contains(&top_p) {
+        return Err(invalid("generation.top_p", format!("is {top_p}, must be from 0 to 1")));
+    }
+    let sampling = match temperature > 0.0 {
+        false => TokenSampling::Greedy,
+        true => TokenSampling::TopP { temperature, top_p: if top_p == 0.0 { 1.0 } else { top_p }, seed },
+    };
+    Ok(DecodeOptions { max_tokens: if max_tokens == 0 { max } else { max_tokens as usize }, sampling })
+}
+
+fn output(output: Option<proto::OutputOptions>, dimensions_max: usize) -> Checked<Output> {
+    let output = output.unwrap_or_default();
+    count("output.dimensions", output.dimensions as usize, 0, dimensions_max)?;
+    let dtype = proto::Dtype::try_from(output.dtype)
+        .map_err(|_| invalid("output.dtype", format!("is {}, no such type", output.dtype)))?;
+    Ok(Output {
+        dimensions: if output.dimensions == 0 { dimensions_max } else { output.dimensions as usize },
+        normalize: output.normalize.unwrap_or(true),
+        dtype: match dtype {
+            proto::Dtype::Unspecified | proto::Dtype::F32 => Dtype::F32,
+            proto::Dtype::F16 => Dtype::F16,
+            proto::Dtype::Int8 => Dtype::Int8,
+            proto::Dtype::Binary => Dtype::Binary,
+        },
+    })
+}
+
+fn text(field: &str, text: String, settings: &Settings) -> Checked<String> {
+    let max = settings.text.bytes_max;
+    match text.len() {
+        _ if text.trim().is_empty() => Err(invalid(field, "is empty")),
+        bytes if bytes > max => Err(invalid(field, format!("is {bytes} bytes, at most {max}"))),
+        _ => Ok(text),
+    }
+}
+
+fn count(field: &str, value: usize, min: usize, max: usize) -> Checked<()> {
+    match (min..=max).contains(&value) {
+        true => Ok(()),
+        false => Err(invalid(field, format!("is {value}, must be from {min} to {max}"))),
+    }
+}
+
+fn invalid(field: impl Into<String>, problem: impl Into<String>) -> EngineError {
+    EngineError::Invalid { field: field.into(), problem: problem.into() }
+}

@@ -1,0 +1,52 @@
+//! What is served and within which limits, as clients are told.
+
+use crate::service::proto;
+use crate::engine::Engine;
+use crate::model::facts::{ModelFacts, PartFacts};
+use crate::settings::Settings;
+
+/// What is served, with all its limits.
+pub(in crate::service) fn model(name: &str, engine: &Engine) -> proto::Model {
+    let facts = engine.model().facts();
+    let part = |part: &PartFacts| proto::ModelPart {
+        name: part.part.into(),
+        architecture: part.architecture.clone(),
+        parameters: part.parameters,
+        precision: part.precision.into(),
+        bytes_on_disk: part.bytes_on_disk,
+        bytes_in_memory: part.bytes_in_memory,
+    };
+    proto::Model {
+        name: name.into(),
+        space: facts.space.to_string(),
+        dimensions: facts.dimensions as u32,
+        parts: facts.parts.iter().map(part).collect(),
+        instruction_set: facts.instruction_set.into(),
+        visual_tokens: facts.visual_tokens as u32,
+        limits: Some(limits(engine.settings(), facts)),
+    }
+}
+
+fn limits(settings: &Settings, facts: &ModelFacts) -> proto::Limits {
+    let Settings { media, text, queue, service, .. } = settings;
+    proto::Limits {
+        message_bytes_max: service.message_bytes_max as u64,
+        media_bytes_max: media.bytes_max as u64,
+        pixels_max: media.pixels_max,
+        frames_max: media.frames_max as u32,
+        decoded_bytes_max: media.decode_bytes_max,
+        text_bytes_max: text.bytes_max as u32,
+        items_max: media.items_max as u32,
+        texts_max: text.texts_max as u32,
+        candidates_max: text.candidates_max as u32,
+        question_tokens_max: facts.question_tokens_max as u32,
+        text_tokens_max: facts.text_tokens_max as u32,
+        answer_tokens_max: text.answer_tokens_max.min(facts.answer_tokens_max) as u32,
+        queue_items_max: queue.items_max as u32,
+        queue_tokens_max: queue.cost_max as u64,
+        batch_items_max: queue.batch_items_max as u32,
+        batch_tokens_max: queue.batch_cost_max as u64,
+        deadline_default_ms: service.deadline_default_ms,
+        deadline_max_ms: service.deadline_max_ms,
+    }
+}

@@ -199,6 +199,8 @@ concerns! {
     service: ServiceSettings {
         /// One message in or out, bytes on the wire after decompression.
         message_bytes_max: usize = 64 << 20, 1 << 10..=1 << 30, "VLJEPA_MESSAGE_BYTES_MAX";
+        /// Items of one StreamPredict in flight; beyond it the server does not read.
+        stream_items_max: usize = 64, 1..=1 << 12, "VLJEPA_STREAM_ITEMS_MAX";
         /// Deadline of a request that brings none, milliseconds.
         deadline_default_ms: u64 = 60_000, 1..=86_400_000, "VLJEPA_DEADLINE_DEFAULT_MS";
         /// Longest deadline a request may bring; a longer one is cut to this, milliseconds.

@@ -21,9 +21,11 @@ pub enum EngineError {
         /// The names of the models here.
         served: Vec<String>,
     },
-    /// A model of that name is served already.
-    #[error("model {name:?} is served already")]
+    /// There is one of that name already.
+    #[error("{what} {name:?} is there already")]
     Present {
+        /// What has the name, such as "model".
+        what: &'static str,
         /// The name, as [`shortened`] does it.
         name: String,
     },

@@ -44,7 +44,7 @@ impl Models {
     pub fn add(&self, name: &str, engine: Engine, thread: ModelThread) -> Result<(), EngineError> {
         let mut served = self.served();
         if served.iter().any(|one| one.name == name) {
-            return Err(EngineError::Present { name: shortened(name) });
+            return Err(EngineError::Present { what: "model", name: shortened(name) });
         }
         // One that has been used already keeps the name it had.
         let _ = engine.0.name.set(name.into());

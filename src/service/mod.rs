@@ -12,6 +12,7 @@ mod layers;
 mod models;
 mod shutdown;
 mod status;
+mod stream;
 
 use std::time::Duration;
 
@@ -70,7 +71,10 @@ pub async fn serve(
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .layer(layers::Guard::new(&models.settings().service))
-        .add_service(bounded!(EmbeddingServiceServer, embedding::Embeddings(models.clone())))
+        .add_service(bounded!(
+            EmbeddingServiceServer,
+            embedding::Embeddings { models: models.clone(), draining: drain.draining() }
+        ))
         .add_service(bounded!(AnswerServiceServer, answer::Answers(models.clone())))
         .add_service(bounded!(ModelServiceServer, models::Models(models.clone())))
         .add_service(HealthServer::new(health::Health::new(models.clone(), drain.draining())))

@@ -18,8 +18,8 @@ pub(super) fn status(error: EngineError) -> Status {
         EngineError::Unknown { asked, .. } => {
             (Code::NotFound, ErrorDetails::with_resource_info("model", asked, "", error.to_string()))
         }
-        EngineError::Present { name } => {
-            (Code::AlreadyExists, ErrorDetails::with_resource_info("model", name, "", error.to_string()))
+        EngineError::Present { what, name } => {
+            (Code::AlreadyExists, ErrorDetails::with_resource_info(*what, name, "", error.to_string()))
         }
         EngineError::Missing { part, .. } => (
             Code::FailedPrecondition,
@@ -36,6 +36,11 @@ pub(super) fn status(error: EngineError) -> Status {
         }
     };
     Status::with_error_details(code, error.to_string(), details)
+}
+
+/// The status of work that comes when the server is about to end.
+pub(super) fn draining() -> Status {
+    Status::unavailable("the server is draining: go on elsewhere")
 }
 
 /// The same as a message, for one item of a list.

@@ -1,9 +1,9 @@
 //! What a question is about: files, frames, and which of them are looked at.
 
-use crate::service::proto::{self, media::Source};
 use super::{Checked, count, invalid};
 use crate::engine::{Media, MediaFrame, PixelOrder};
 use crate::input::Sampling;
+use crate::service::proto::{self, media::Source};
 use crate::settings::Settings;
 
 const FPS_MAX: f32 = 1000.0;

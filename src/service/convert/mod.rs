@@ -4,6 +4,7 @@
 mod media;
 mod models;
 mod results;
+mod stream;
 
 use std::time::{Duration, Instant};
 
@@ -12,13 +13,14 @@ use tonic::Request;
 use super::layers::Deadline;
 use super::proto;
 use crate::embedding::Dtype;
-use crate::engine::{Call, Engine, EngineError, Manner, Question};
+use crate::engine::{Call, Class, Engine, EngineError, Manner, Question};
 use crate::model::decoder::{DecodeOptions, TokenSampling};
 use crate::settings::Settings;
 use media::{media_of, sampling_of};
 
 pub(super) use models::model;
-pub(super) use results::{answer, encoded_texts, predictions};
+pub(super) use results::{answer, encoded_texts, prediction, predictions};
+pub(super) use stream::{Opening, opening, stream_item};
 
 type Checked<T> = Result<T, EngineError>;
 
@@ -37,8 +39,9 @@ pub(super) fn questions(
     request: Request<proto::PredictRequest>,
     engine: &Engine,
 ) -> Checked<(Vec<Checked<Question>>, Output, Call)> {
-    let (call, request) = opened(request, engine);
     let settings = engine.settings();
+    let (deadline, request) = (deadline(&request, settings), request.into_inner());
+    let call = Call { class: class(request.priority)?, deadline };
     count("items", request.items.len(), 1, settings.media.items_max)?;
     let question = |(at, item): (usize, proto::PredictItem)| {
         question(item.media, item.sampling, item.question, settings)
@@ -53,8 +56,9 @@ pub(super) fn texts(
     request: Request<proto::EncodeTextRequest>,
     engine: &Engine,
 ) -> Checked<(Vec<Checked<String>>, Output, Call)> {
-    let (call, request) = opened(request, engine);
     let settings = engine.settings();
+    let (deadline, request) = (deadline(&request, settings), request.into_inner());
+    let call = Call { class: class(request.priority)?, deadline };
     count("texts", request.texts.len(), 1, settings.text.texts_max)?;
     let texts = (0..).zip(request.texts).map(|(at, one)| text(&format!("texts[{at}]"), one, settings)).collect();
     Ok((texts, output(request.output, engine.dimensions())?, call))
@@ -65,8 +69,9 @@ pub(super) fn ask(
     request: Request<proto::AnswerRequest>,
     engine: &Engine,
 ) -> Checked<(Question, Manner, Option<Output>, Call)> {
-    let (call, request) = opened(request, engine);
     let settings = engine.settings();
+    let (deadline, request) = (deadline(&request, settings), request.into_inner());
+    let call = Call { class: class(request.priority)?, deadline };
     count("candidates", request.candidates.len(), 0, settings.text.candidates_max)?;
     let manner = match request.candidates.is_empty() {
         true => Manner::Speak(generation(request.generation.unwrap_or_default(), settings)?),
@@ -80,11 +85,20 @@ pub(super) fn ask(
     Ok((question, manner, request.want_embedding.then_some(output), call))
 }
 
-fn opened<T>(request: Request<T>, engine: &Engine) -> (Call, T) {
+/// When the answer to `request` is of no use any more.
+pub(super) fn deadline<T>(request: &Request<T>, settings: &Settings) -> Instant {
     // The guard puts one into every request; this is for a service that is called without it.
-    let default = || Instant::now() + Duration::from_millis(engine.settings().service.deadline_default_ms);
-    let deadline = request.extensions().get::<Deadline>().map_or_else(default, |deadline| deadline.0);
-    (Call::interactive(deadline), request.into_inner())
+    let default = || Instant::now() + Duration::from_millis(settings.service.deadline_default_ms);
+    request.extensions().get::<Deadline>().map_or_else(default, |deadline| deadline.0)
+}
+
+fn class(priority: i32) -> Checked<Class> {
+    match proto::Priority::try_from(priority) {
+        Ok(proto::Priority::Unspecified | proto::Priority::Interactive) => Ok(Class::Interactive),
+        Ok(proto::Priority::Watch) => Ok(Class::Watch),
+        Ok(proto::Priority::Job) => Ok(Class::Job),
+        Err(_) => Err(invalid("priority", format!("is {priority}, no such priority"))),
+    }
 }
 
 fn question(

@@ -1,8 +1,8 @@
 //! What is served and within which limits, as clients are told.
 
-use crate::service::proto;
 use crate::engine::Engine;
 use crate::model::facts::{ModelFacts, PartFacts};
+use crate::service::proto;
 use crate::settings::Settings;
 
 /// What is served, with all its limits.
@@ -48,5 +48,6 @@ fn limits(settings: &Settings, facts: &ModelFacts) -> proto::Limits {
         batch_tokens_max: queue.batch_cost_max as u64,
         deadline_default_ms: service.deadline_default_ms,
         deadline_max_ms: service.deadline_max_ms,
+        stream_items_max: service.stream_items_max as u32,
     }
 }

@@ -1,10 +1,10 @@
 //! From the engine's outcomes to protobuf.
 
-use crate::service::proto::{self, encode_text_result, predict_result};
-use crate::service::status::item_status;
 use super::{Checked, Output};
 use crate::embedding::{Dtype, Embedding, Space};
 use crate::engine::{Answer, Choice, Embedded, EngineError, Timing, Usage};
+use crate::service::proto::{self, encode_text_result, predict_result};
+use crate::service::status::item_status;
 
 /// Predict's response.
 pub(in crate::service) fn predictions(
@@ -14,18 +14,21 @@ pub(in crate::service) fn predictions(
 ) -> proto::PredictResponse {
     let result = |(at, outcome): (usize, Checked<Embedded>)| {
         let outcome = match outcome {
-            Ok(Embedded { embedding, usage: used, timing: took }) => {
-                predict_result::Outcome::Prediction(proto::Prediction {
-                    embedding: Some(embedding_of(&embedding, output)),
-                    usage: Some(usage(used)),
-                    timing: Some(timing(took)),
-                })
-            }
+            Ok(embedded) => predict_result::Outcome::Prediction(prediction(&embedded, output)),
             Err(error) => predict_result::Outcome::Error(item_status(named(error, at))),
         };
         proto::PredictResult { outcome: Some(outcome) }
     };
     proto::PredictResponse { results: outcomes.into_iter().enumerate().map(result).collect(), space: space.to_string() }
+}
+
+/// One item's value.
+pub(in crate::service) fn prediction(embedded: &Embedded, output: Output) -> proto::Prediction {
+    proto::Prediction {
+        embedding: Some(embedding_of(&embedded.embedding, output)),
+        usage: Some(usage(embedded.usage)),
+        timing: Some(timing(embedded.timing)),
+    }
 }
 
 /// The engine names fields from the question on.

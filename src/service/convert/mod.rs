@@ -41,7 +41,7 @@ pub(super) fn questions(
 ) -> Checked<(Vec<Checked<Question>>, Output, Call)> {
     let settings = engine.settings();
     let (deadline, request) = (deadline(&request, settings), request.into_inner());
-    let call = Call { class: class(request.priority)?, deadline };
+    let call = Call { class: class(request.priority)?, ..Call::interactive(deadline) };
     count("items", request.items.len(), 1, settings.media.items_max)?;
     let question = |(at, item): (usize, proto::PredictItem)| {
         question(item.media, item.sampling, item.question, settings)
@@ -58,7 +58,7 @@ pub(super) fn texts(
 ) -> Checked<(Vec<Checked<String>>, Output, Call)> {
     let settings = engine.settings();
     let (deadline, request) = (deadline(&request, settings), request.into_inner());
-    let call = Call { class: class(request.priority)?, deadline };
+    let call = Call { class: class(request.priority)?, ..Call::interactive(deadline) };
     count("texts", request.texts.len(), 1, settings.text.texts_max)?;
     let texts = (0..).zip(request.texts).map(|(at, one)| text(&format!("texts[{at}]"), one, settings)).collect();
     Ok((texts, output(request.output, engine.dimensions())?, call))
@@ -71,7 +71,7 @@ pub(super) fn ask(
 ) -> Checked<(Question, Manner, Option<Output>, Call)> {
     let settings = engine.settings();
     let (deadline, request) = (deadline(&request, settings), request.into_inner());
-    let call = Call { class: class(request.priority)?, deadline };
+    let call = Call { class: class(request.priority)?, ..Call::interactive(deadline) };
     count("candidates", request.candidates.len(), 0, settings.text.candidates_max)?;
     let manner = match request.candidates.is_empty() {
         true => Manner::Speak(generation(request.generation.unwrap_or_default(), settings)?),

@@ -33,7 +33,7 @@ pub(in crate::service) fn stream_item(
 ) -> Checked<(Question, Output, Call)> {
     let class = if priority == Priority::Unspecified as i32 { opening.class } else { class(priority)? };
     let own = Instant::now().checked_add(Duration::from_millis(timeout_ms)).filter(|_| timeout_ms > 0);
-    let call = Call { class, deadline: own.map_or(deadline, |own| own.min(deadline)) };
+    let call = Call { class, ..Call::interactive(own.map_or(deadline, |own| own.min(deadline))) };
     let item = item.ok_or_else(|| invalid("item", "is missing"))?;
     let question = question(item.media, item.sampling, item.question, engine.settings());
     // The model may be another one of that name by now, so its dimensions are looked at again.

@@ -37,9 +37,9 @@ pub(super) struct PrecisionArgs {
 }
 
 impl PrecisionArgs {
-    /// What is asked for: the flag before the environment.
+    /// What is asked for: the flag before the setting.
     pub(super) fn asked(&self, settings: &Settings) -> anyhow::Result<Precisions> {
-        let environment = settings.precision.as_deref().unwrap_or_default().parse().context("VLJEPA_PRECISION")?;
-        Ok(self.precision.unwrap_or_default().or(environment))
+        let set = settings.model.precision.as_deref().unwrap_or_default().parse().context("model.precision")?;
+        Ok(self.precision.unwrap_or_default().or(set))
     }
 }

@@ -12,12 +12,13 @@ mod embed;
 mod evaluate;
 mod inspect;
 mod serve;
+mod settings;
 mod train;
 mod verify;
 mod world;
 
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -29,8 +30,9 @@ use crate::engine::{Engine, ModelThread, Models};
 use crate::kernel::isa::{self, Isa};
 use crate::kernel::lookup::{self, Lookup};
 use crate::kernel::threads;
+use crate::model::precision::Precisions;
 use crate::model::vl_jepa::VlJepa;
-use crate::settings::Settings;
+use crate::settings::{Effective, Flag, Settings};
 use crate::train::world::SIDES;
 
 const FAILED: i32 = 1;
@@ -42,6 +44,12 @@ const READER_GONE: i32 = 141;
 #[derive(Debug, Parser)]
 #[command(version, arg_required_else_help = true)]
 struct CommandLine {
+    /// Settings file (TOML), also named by VLJEPA_CONFIG; `vljepa settings --example` prints one.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Any setting, such as queue.items_max=512; may be repeated. Goes before the environment and the file.
+    #[arg(long, global = true, value_name = "KEY=VALUE")]
+    set: Vec<String>,
     #[command(subcommand)]
     command: Command,
 }
@@ -66,6 +74,8 @@ enum Command {
     Verify(verify::Verify),
     /// Writes clips of the generator, and questions about them, as files.
     World(world::World),
+    /// Shows every setting, its bounds, and where its value comes from.
+    Settings(settings::Show),
     /// Measures kernels, or the parts of a model of a published size, against this chip's limits.
     Bench(bench::Bench),
 }
@@ -73,15 +83,15 @@ enum Command {
 /// Runs the command line of this process and returns its exit status.
 pub fn run() -> i32 {
     end_with_the_reader();
-    let command = match CommandLine::try_parse() {
-        Ok(CommandLine { command }) => command,
+    let command_line = match CommandLine::try_parse() {
+        Ok(command_line) => command_line,
         Err(usage) => {
             // Help goes to standard output, a complaint to standard error; neither may fail the process.
             let _ = usage.print();
             return usage.exit_code();
         }
     };
-    settings().and_then(|settings| command.run(settings)).unwrap_or_else(|error| {
+    command_line.run().unwrap_or_else(|error| {
         eprintln!("error: {}", told(&error));
         FAILED
     })
@@ -96,15 +106,35 @@ fn told(error: &anyhow::Error) -> String {
     })
 }
 
+impl CommandLine {
+    /// Runs the command with its settings and returns the exit status.
+    fn run(self) -> anyhow::Result<i32> {
+        let mut flags = self.set.iter().map(|pair| Flag::set(pair)).collect::<Result<Vec<_>, _>>()?;
+        flags.extend(self.command.flags());
+        let effective = Effective::load(self.config.as_deref(), &flags)?;
+        apply(&effective)?;
+        self.command.run(effective)
+    }
+}
+
 impl Command {
-    /// Runs the command and returns the exit status.
-    fn run(self, settings: Settings) -> anyhow::Result<i32> {
+    /// The settings that flags of the command's own set.
+    fn flags(&self) -> Vec<Flag> {
         match self {
+            Self::Serve(serve) => serve.flags(),
+            _ => vec![],
+        }
+    }
+
+    fn run(self, effective: Effective) -> anyhow::Result<i32> {
+        let settings = effective.settings.clone();
+        match self {
+            Self::Settings(show) => show.run(&effective),
             Self::Serve(serve) => serve.run(settings),
             Self::Ask(ask) => ask.run(&settings),
             Self::Embed(embed) => embed.run(&settings),
             Self::Demo(demo) => demo.run(settings),
-            Self::Train(train) => train.run(),
+            Self::Train(train) => train.run(&settings),
             Self::Evaluate(evaluate) => evaluate.run(&settings),
             Self::Inspect(inspect) => inspect.run(&settings),
             Self::Verify(verify) => verify.run(),
@@ -126,19 +156,24 @@ fn end_with_the_reader() {
     }));
 }
 
-/// The settings; those of the processor take effect here, before anything computes.
-fn settings() -> anyhow::Result<Settings> {
-    let settings = Settings::from_environment()?;
-    if let Some(isa) = &settings.isa {
-        Isa::parse(isa).and_then(isa::force).context("VLJEPA_ISA")?;
+/// The words of settings that other floors judge are judged here; those of the processor take effect, before anything
+/// computes.
+fn apply(effective: &Effective) -> anyhow::Result<()> {
+    let Settings { cpu, model, .. } = &effective.settings;
+    let place = |key: &str| effective.place(key);
+    if !cpu.isa.eq_ignore_ascii_case("auto") {
+        Isa::parse(&cpu.isa).and_then(isa::force).with_context(|| place("cpu.isa"))?;
     }
-    if let Some(word) = &settings.lookup {
-        Lookup::parse(word).and_then(lookup::force).context("VLJEPA_LOOKUP")?;
+    if cpu.lookup != "auto" {
+        Lookup::parse(&cpu.lookup).and_then(lookup::force).with_context(|| place("cpu.lookup"))?;
     }
-    if settings.cpu.threads > 0 {
-        threads::limit(settings.cpu.threads);
+    if let Some(words) = &model.precision {
+        words.parse::<Precisions>().with_context(|| place("model.precision"))?;
     }
-    Ok(settings)
+    if cpu.threads > 0 {
+        threads::limit(cpu.threads);
+    }
+    Ok(())
 }
 
 /// Loads a bundle and starts its engine.

@@ -11,24 +11,29 @@ use tracing_subscriber::EnvFilter;
 use super::bundle::BundleArgs;
 use super::{runtime, start_models};
 use crate::service;
-use crate::settings::{LogSettings, Settings};
+use crate::settings::{Flag, LogSettings, Settings};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Serve {
-    /// Address to listen on; port 0 takes a free one.
-    #[arg(long, default_value = "127.0.0.1:50051")]
-    addr: SocketAddr,
+    /// Address to listen on, 127.0.0.1:50051 if nobody sets it; port 0 takes a free one.
+    #[arg(long, value_name = "IP:PORT")]
+    addr: Option<SocketAddr>,
     #[command(flatten)]
     bundle: BundleArgs,
 }
 
 impl Serve {
+    pub(super) fn flags(&self) -> Vec<Flag> {
+        Flag::named("--addr", "server.addr", self.addr).into_iter().collect()
+    }
+
     pub(super) fn run(self, settings: Settings) -> anyhow::Result<i32> {
         log_to_stderr(&settings.log)?;
+        let asked = settings.server.addr;
         let models = start_models(&self.bundle, settings)?;
         let runtime = runtime()?;
         let served = runtime.block_on(async {
-            let listener = TcpListener::bind(self.addr).await.with_context(|| format!("--addr {}", self.addr))?;
+            let listener = TcpListener::bind(asked).await.with_context(|| format!("server.addr {asked}"))?;
             let addr = listener.local_addr()?;
             if !addr.ip().is_loopback() {
                 tracing::warn!(%addr, "anyone who reaches this address is served: there is no TLS and no key");
@@ -45,10 +50,10 @@ impl Serve {
 }
 
 fn log_to_stderr(log: &LogSettings) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&log.filter).with_context(|| format!("VLJEPA_LOG is {:?}", log.filter))?;
+    let filter = EnvFilter::try_new(&log.filter).with_context(|| format!("log.filter is {:?}", log.filter))?;
     let colours = std::io::stderr().is_terminal();
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
-    if log.json {
+    if log.format == "json" {
         lines.json().init()
     } else {
         lines.init()

@@ -44,7 +44,7 @@ pub struct Train {
     #[arg(long)]
     lr: Option<f32>,
     /// Any other value of the recipe, such as stages.1.clips=16; may be repeated.
-    #[arg(long = "set", value_name = "PATH=VALUE")]
+    #[arg(long = "change", value_name = "PATH=VALUE")]
     changes: Vec<String>,
     /// Stop with a checkpoint after this many minutes.
     #[arg(long)]
@@ -68,13 +68,13 @@ pub struct Train {
 
 impl Train {
     /// Runs the command; the exit status.
-    pub fn run(self) -> anyhow::Result<i32> {
-        run(&self)?;
+    pub fn run(self, settings: &Settings) -> anyhow::Result<i32> {
+        run(&self, settings)?;
         Ok(0)
     }
 }
 
-fn run(args: &Train) -> anyhow::Result<()> {
+fn run(args: &Train, settings: &Settings) -> anyhow::Result<()> {
     if !args.resume && checkpoint::path(&args.out).exists() {
         bail!("{} holds a run already; --resume goes on with it", args.out.display());
     }
@@ -84,7 +84,7 @@ fn run(args: &Train) -> anyhow::Result<()> {
         None => Origin::Fresh(Box::new(recipe(args)?)),
     };
     let material = match &args.data {
-        Some(file) => Material::Lines(file, media_limits()?),
+        Some(file) => Material::Lines(file, media_limits(settings)),
         None => Material::World,
     };
     let setup = prepare(&origin, &material, args.seed)?;
@@ -120,14 +120,14 @@ fn time_limit(minutes: f64) -> anyhow::Result<Duration> {
     limit.with_context(|| format!("--minutes is {minutes}, must be a number from 0 on"))
 }
 
-fn media_limits() -> anyhow::Result<MediaLimits> {
-    let media = Settings::from_environment()?.media;
-    Ok(MediaLimits {
+fn media_limits(settings: &Settings) -> MediaLimits {
+    let media = &settings.media;
+    MediaLimits {
         bytes_max: media.bytes_max,
         pixels_max: media.pixels_max,
         frames_max: media.frames_max,
         decode_bytes_max: media.decode_bytes_max,
-    })
+    }
 }
 
 fn finish(trainer: &Trainer, end: End, bundle: &Path) -> anyhow::Result<()> {

@@ -10,5 +10,6 @@ mod input;
 mod model_laws;
 mod preprocess;
 mod service;
+mod settings;
 mod train;
 mod verify;

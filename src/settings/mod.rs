@@ -1,0 +1,250 @@
+//! Every setting and every limit of the program, read once: defaults, then a file, then the environment, then flags.
+//!
+//! This room alone reads the environment, and holds nothing but plain numbers and words, so that every floor may be
+//! handed its part. Each setting stands once, in the list below, with its default, its bounds and its variable: the
+//! file's key is its name, and the same list answers "which limits does this server have" ([`Settings::list`]).
+//! `kind.rs` is what a setting may be, `layers.rs` how the layers are laid over each other.
+
+mod kind;
+mod layers;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use kind::{ADDRESS, Kind, TEXT};
+
+pub use kind::{Bounds, Value};
+pub use layers::{Effective, Flag, Origin, SettingsError, Sources};
+
+const LOOPBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 50051);
+
+/// One setting as it stands: what a person or a client is told about it.
+#[derive(Debug, Clone)]
+pub struct Setting {
+    /// What it belongs to: the table of the file.
+    pub concern: &'static str,
+    /// What the concern is about.
+    pub concern_about: &'static str,
+    /// Its name in the table.
+    pub name: &'static str,
+    /// Variable of the environment that sets it, `VLJEPA_...`.
+    pub variable: &'static str,
+    /// What it is.
+    pub about: &'static str,
+    /// What it may be.
+    pub bounds: Bounds,
+    /// What it is now.
+    pub value: Value,
+    set: fn(&mut Settings, Value) -> bool,
+}
+
+impl Setting {
+    /// The name in flags and messages, `concern.name`.
+    pub fn key(&self) -> String {
+        format!("{}.{}", self.concern, self.name)
+    }
+
+    /// Unit of a number, which is the name's last word; empty for words.
+    pub fn unit(&self) -> &'static str {
+        let Bounds::Number(_) = self.bounds else { return "" };
+        let words = |word: &&str| !matches!(*word, "max" | "min" | "default");
+        match self.name.rsplit('_').find(words).unwrap_or_default() {
+            "cost" => "tokens",
+            unit => unit,
+        }
+    }
+}
+
+/// Declares one struct a concern; each line is `name: type = default, bounds, variable`.
+macro_rules! concerns {
+    ($($(#[doc = $about:literal])* $concern:ident: $Struct:ident {
+        $($(#[doc = $doc:literal])* $name:ident: $kind:ty = $default:expr, $bounds:expr, $variable:literal;)*
+    })*) => {
+        $($(#[doc = $about])* #[derive(Debug, Clone, PartialEq, Eq)]
+        pub struct $Struct {
+            $(
+                $(#[doc = $doc])*
+                #[doc = concat!("\n\nDefault `", stringify!($default), "`, bounds `", stringify!($bounds), "`, set by `", $variable, "`.")]
+                pub $name: $kind,
+            )*
+        }
+
+        impl $Struct {
+            const ABOUT: &str = concat!($($about),*).trim_ascii();
+        }
+
+        impl Default for $Struct {
+            fn default() -> Self {
+                Self { $($name: $default,)* }
+            }
+        })*
+
+        /// Everything that can be set, by concern.
+        #[derive(Debug, Clone, PartialEq, Eq, Default)]
+        pub struct Settings {
+            $($(#[doc = $about])* pub $concern: $Struct,)*
+        }
+
+        impl Settings {
+            /// Every setting, in the order of this file.
+            pub fn list(&self) -> Vec<Setting> {
+                vec![$($(Setting {
+                    concern: stringify!($concern),
+                    concern_about: $Struct::ABOUT,
+                    name: stringify!($name),
+                    variable: $variable,
+                    about: concat!($($doc),*).trim_ascii(),
+                    bounds: Bounds::from($bounds),
+                    value: self.$concern.$name.value(),
+                    set: |settings, value| {
+                        let value = Kind::of(value);
+                        value.map(|value| settings.$concern.$name = value).is_some()
+                    },
+                },)*)*]
+            }
+        }
+    };
+}
+
+concerns! {
+    /// Pictures and clips, as they come in.
+    media: MediaSettings {
+        /// Encoded size of one picture or clip, bytes.
+        bytes_max: usize = 32 << 20, 1..=1 << 30, "VLJEPA_MEDIA_BYTES_MAX";
+        /// Pixels of one decoded frame, width times height.
+        pixels_max: u64 = 1 << 24, 1..=1 << 28, "VLJEPA_MEDIA_PIXELS_MAX";
+        /// Frames decoded from one clip.
+        frames_max: usize = 1024, 1..=1 << 16, "VLJEPA_MEDIA_FRAMES_MAX";
+        /// Memory of all decoded frames of one clip, and of the decoder itself, bytes.
+        decode_bytes_max: u64 = 512 << 20, 1 << 10..=1 << 36, "VLJEPA_MEDIA_DECODE_BYTES_MAX";
+        /// Time to decode one clip, milliseconds.
+        decode_ms_max: u64 = 10_000, 1..=3_600_000, "VLJEPA_MEDIA_DECODE_MS_MAX";
+        /// Memory of everything decoded that is not answered yet, of all requests together, bytes.
+        memory_bytes_max: u64 = 4 << 30, 1 << 10..=1 << 40, "VLJEPA_MEDIA_MEMORY_BYTES_MAX";
+        /// Pictures or clips in one request.
+        items_max: usize = 64, 1..=1 << 12, "VLJEPA_MEDIA_ITEMS_MAX";
+    }
+    /// Questions, candidates, texts and answers.
+    text: TextSettings {
+        /// One text, bytes of UTF-8.
+        bytes_max: usize = 64 << 10, 1..=1 << 24, "VLJEPA_TEXT_BYTES_MAX";
+        /// Tokens the decoder writes for one answer.
+        answer_tokens_max: usize = 64, 1..=1 << 12, "VLJEPA_ANSWER_TOKENS_MAX";
+        /// Candidate answers of one question.
+        candidates_max: usize = 1024, 1..=1 << 16, "VLJEPA_CANDIDATES_MAX";
+        /// Texts in one request.
+        texts_max: usize = 1024, 1..=1 << 16, "VLJEPA_TEXTS_MAX";
+    }
+    /// What waits for the model, and what it takes at once. Cost is counted in tokens.
+    queue: QueueSettings {
+        /// Requests that may wait; the next one is refused at once.
+        items_max: usize = 256, 1..=1 << 16, "VLJEPA_QUEUE_ITEMS_MAX";
+        /// Cost of all requests that wait, tokens; a dearer single request is refused for good.
+        cost_max: usize = 1 << 20, 1..=1 << 32, "VLJEPA_QUEUE_COST_MAX";
+        /// Requests of one batch.
+        batch_items_max: usize = 32, 1..=1 << 12, "VLJEPA_BATCH_ITEMS_MAX";
+        /// Cost of one batch, tokens; a dearer single request runs alone.
+        batch_cost_max: usize = 1 << 15, 1..=1 << 32, "VLJEPA_BATCH_COST_MAX";
+        /// Cost of one batch of jobs, which a query that comes meanwhile waits for, tokens.
+        batch_job_cost_max: usize = 1 << 12, 1..=1 << 32, "VLJEPA_BATCH_JOB_COST_MAX";
+        /// Time a batch should take by what earlier ones took, milliseconds; a dearer single request runs alone.
+        batch_ms_max: u64 = 250, 1..=600_000, "VLJEPA_BATCH_MS_MAX";
+        /// Part of what may wait that sessions and jobs together may fill, percent.
+        watch_percent_max: usize = 70, 1..=100, "VLJEPA_QUEUE_WATCH_PERCENT_MAX";
+        /// Part of what may wait that jobs may fill, percent.
+        job_percent_max: usize = 40, 1..=100, "VLJEPA_QUEUE_JOB_PERCENT_MAX";
+        /// Model time and places that live sessions get however many queries come, percent.
+        watch_percent_min: usize = 15, 1..=40, "VLJEPA_QUEUE_WATCH_PERCENT_MIN";
+        /// Model time and places that jobs get however much else comes, percent.
+        job_percent_min: usize = 5, 1..=40, "VLJEPA_QUEUE_JOB_PERCENT_MIN";
+        /// Texts whose embeddings are kept for the next request; 0 keeps none.
+        text_cache_items: usize = 8192, 0..=1 << 24, "VLJEPA_TEXT_CACHE_ITEMS";
+        /// Memory of the texts and embeddings that are kept, bytes.
+        text_cache_bytes: usize = 64 << 20, 0..=1 << 40, "VLJEPA_TEXT_CACHE_BYTES";
+    }
+    /// The gRPC server.
+    service: ServiceSettings {
+        /// One message in or out, bytes on the wire after decompression.
+        message_bytes_max: usize = 64 << 20, 1 << 10..=1 << 30, "VLJEPA_MESSAGE_BYTES_MAX";
+        /// Items of one StreamPredict in flight; beyond it the server does not read.
+        stream_items_max: usize = 64, 1..=1 << 12, "VLJEPA_STREAM_ITEMS_MAX";
+        /// Deadline of a request that brings none, milliseconds.
+        deadline_default_ms: u64 = 60_000, 1..=86_400_000, "VLJEPA_DEADLINE_DEFAULT_MS";
+        /// Longest deadline a request may bring; a longer one is cut to this, milliseconds.
+        deadline_max_ms: u64 = 600_000, 1..=86_400_000, "VLJEPA_DEADLINE_MAX_MS";
+        /// Time between saying NOT_SERVING and refusing new requests at shutdown, milliseconds.
+        drain_delay_ms: u64 = 0, 0..=600_000, "VLJEPA_DRAIN_DELAY_MS";
+        /// Time that requests in flight get to finish at shutdown before the hard stop, milliseconds.
+        drain_max_ms: u64 = 10_000, 0..=3_600_000, "VLJEPA_DRAIN_MAX_MS";
+        /// Time without progress of the model thread after which health answers NOT_SERVING, milliseconds.
+        health_max_ms: u64 = 5_000, 1..=600_000, "VLJEPA_HEALTH_MAX_MS";
+        /// Shortest time a refused client is told to wait; the time that the backlog takes when that is longer,
+        /// milliseconds.
+        retry_after_ms: u64 = 100, 1..=600_000, "VLJEPA_RETRY_AFTER_MS";
+        /// Longest time a refused client is told to wait, milliseconds.
+        retry_after_max_ms: u64 = 30_000, 1..=600_000, "VLJEPA_RETRY_AFTER_MAX_MS";
+        /// One message to a service that takes no media, bytes after decompression.
+        small_message_bytes_max: usize = 4 << 20, 1 << 10..=1 << 30, "VLJEPA_SMALL_MESSAGE_BYTES_MAX";
+        /// Messages of all calls together, in and out, bytes; a call for which there is no room is refused at once.
+        inflight_bytes_max: usize = 512 << 20, 1 << 16..=1 << 40, "VLJEPA_INFLIGHT_BYTES_MAX";
+        /// Time in which a message must arrive once it has begun, milliseconds.
+        message_read_max_ms: u64 = 60_000, 1..=3_600_000, "VLJEPA_MESSAGE_READ_MAX_MS";
+        /// Smallest answer that is compressed, for clients that accept it, bytes.
+        compress_bytes_min: usize = 1 << 10, 0..=1 << 30, "VLJEPA_COMPRESS_BYTES_MIN";
+        /// Origins whose pages may call over gRPC-Web, separated by commas, as browsers spell them
+        /// (`https://example.org:8443`); `*` lets every page, none only pages of this very server.
+        web_origins: Option<String> = None, TEXT, "VLJEPA_WEB_ORIGINS";
+    }
+    /// The connections of the gRPC server.
+    connection: ConnectionSettings {
+        /// Connections at once; the next one is closed at once.
+        connections_max: usize = 4096, 1..=1 << 20, "VLJEPA_CONNECTIONS_MAX";
+        /// Calls at once on one connection.
+        streams_max: u32 = 1024, 1..=1 << 20, "VLJEPA_STREAMS_MAX";
+        /// Time from the connection to its first call, with preface and TLS handshake, milliseconds.
+        preface_max_ms: u64 = 10_000, 1..=600_000, "VLJEPA_PREFACE_MAX_MS";
+        /// Time that a connection may be without a call, milliseconds.
+        idle_max_ms: u64 = 900_000, 1..=86_400_000, "VLJEPA_IDLE_MAX_MS";
+        /// Time that a client may leave an answer unread before its connection is closed, milliseconds.
+        unread_max_ms: u64 = 30_000, 1..=3_600_000, "VLJEPA_UNREAD_MAX_MS";
+        /// Age at which a connection is asked to end, its calls finished, milliseconds; 0 never asks.
+        age_max_ms: u64 = 0, 0..=604_800_000, "VLJEPA_CONNECTION_AGE_MAX_MS";
+        /// Time that it gets for that before it is closed, milliseconds.
+        age_grace_ms: u64 = 600_000, 1..=86_400_000, "VLJEPA_CONNECTION_AGE_GRACE_MS";
+        /// Time between pings that ask whether the client is still there, milliseconds.
+        keepalive_ms: u64 = 30_000, 1..=86_400_000, "VLJEPA_KEEPALIVE_MS";
+        /// Time in which a ping must be answered, milliseconds.
+        keepalive_max_ms: u64 = 20_000, 1..=3_600_000, "VLJEPA_KEEPALIVE_MAX_MS";
+        /// Time without a call and without a byte after which a connection is closed at shutdown, milliseconds.
+        drain_quiet_ms: u64 = 500, 1..=600_000, "VLJEPA_DRAIN_QUIET_MS";
+    }
+    /// The processor.
+    cpu: CpuSettings {
+        /// Threads that compute; 0 takes one a core.
+        threads: usize = 0, 0..=4096, "VLJEPA_THREADS";
+        /// Threads that decode media; 0 takes one a core.
+        decode_threads: usize = 0, 0..=4096, "VLJEPA_DECODE_THREADS";
+        /// Instruction set of the kernels, in the words of `kernel::isa`, which judges it; auto takes the best one this
+        /// CPU has.
+        isa: String = "auto".into(), TEXT, "VLJEPA_ISA";
+        /// Whether large ternary products may be looked up in part; auto: where a trial shows that it is faster.
+        lookup: String = "auto".into(), &["auto", "always", "never"], "VLJEPA_LOOKUP";
+    }
+    /// The model, as it is loaded.
+    model: ModelSettings {
+        /// How parts hold their dense weights, in the words of `model::precision`, which judges it; parts that it does
+        /// not name are as their bundle says.
+        precision: Option<String> = None, Bounds::Text("PART=WORD,.. or a word for all parts"), "VLJEPA_PRECISION";
+    }
+    /// Where the process listens.
+    server: ServerSettings {
+        /// Address of the gRPC server; port 0 takes a free one.
+        addr: SocketAddr = LOOPBACK, ADDRESS, "VLJEPA_ADDR";
+    }
+    /// What is logged, and how.
+    log: LogSettings {
+        /// Filter in tracing-subscriber's spelling.
+        filter: String = "info".into(), TEXT, "VLJEPA_LOG";
+        /// Lines for people or for programs.
+        format: String = "text".into(), &["text", "json"], "VLJEPA_LOG_FORMAT";
+    }
+}

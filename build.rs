@@ -2,8 +2,12 @@
 
 use std::{env, error::Error, path::PathBuf};
 
-const FILES: [&str; 3] =
-    ["vljepa/v1/answer_service.proto", "vljepa/v1/embedding_service.proto", "vljepa/v1/model_service.proto"];
+const FILES: [&str; 4] = [
+    "vljepa/v1/answer_service.proto",
+    "vljepa/v1/embedding_service.proto",
+    "vljepa/v1/media_service.proto",
+    "vljepa/v1/model_service.proto",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");

@@ -29,6 +29,14 @@ pub enum EngineError {
         /// The name, as [`shortened`] does it.
         name: String,
     },
+    /// Nothing of that name is kept, or not for this caller.
+    #[error("{what} {name:?} is not there: it never was, has expired, or is not yours")]
+    Gone {
+        /// What should have the name, such as "upload".
+        what: &'static str,
+        /// The name, as [`shortened`] does it.
+        name: String,
+    },
     /// The model has no such part.
     #[error("model {model} has no {part}")]
     Missing {
@@ -42,6 +50,16 @@ pub enum EngineError {
     Overloaded {
         /// What is full.
         what: &'static str,
+        /// When to come again.
+        retry_after: Duration,
+    },
+    /// A store is full; what it holds goes by itself.
+    #[error("{limit} is used up, at most {max}: try again in {} ms", retry_after.as_millis())]
+    Exhausted {
+        /// The setting that bounds it.
+        limit: &'static str,
+        /// Its value.
+        max: u64,
         /// When to come again.
         retry_after: Duration,
     },

@@ -12,6 +12,7 @@ mod queue;
 mod request;
 pub mod seen;
 mod trail;
+mod uploads;
 mod worker;
 
 use std::sync::{Arc, OnceLock, mpsc};
@@ -27,6 +28,7 @@ pub use request::{
     Answer, Call, Choice, Class, Embedded, Manner, Media, MediaFrame, PixelOrder, Question, Timing, Usage,
 };
 pub use trail::{Stage, Steps, Trail};
+pub use uploads::{Owner, Promise, Receipt, Stored, Upload, Uploads};
 pub use worker::{ModelThread, ThreadState};
 
 use crate::embedding::Space;

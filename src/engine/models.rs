@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::error::{EngineError, shortened};
-use super::{Engine, ModelThread, ThreadState};
+use super::{Engine, ModelThread, ThreadState, Uploads};
 use crate::settings::Settings;
 
 /// The engines that are served, in the order they were added; cheap to clone.
@@ -18,6 +18,7 @@ pub struct Models(Arc<Inner>);
 
 struct Inner {
     settings: Settings,
+    uploads: Uploads,
     served: Mutex<Vec<Served>>,
     /// Counts what was added and taken away.
     changes: watch::Sender<u64>,
@@ -32,12 +33,18 @@ struct Served {
 impl Models {
     /// No models yet; `settings` are those of the process.
     pub fn new(settings: Settings) -> Self {
-        Self(Arc::new(Inner { settings, served: Mutex::default(), changes: watch::Sender::new(0) }))
+        let uploads = Uploads::new(&settings);
+        Self(Arc::new(Inner { settings, uploads, served: Mutex::default(), changes: watch::Sender::new(0) }))
     }
 
     /// The settings of the process.
     pub fn settings(&self) -> &Settings {
         &self.0.settings
+    }
+
+    /// The media that were sent ahead, for whichever model.
+    pub fn uploads(&self) -> &Uploads {
+        &self.0.uploads
     }
 
     /// Serves one more model under `name`. Fails if there is one of that name.

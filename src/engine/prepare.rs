@@ -58,6 +58,12 @@ pub fn clip(question: &Question, preprocessor: &Preprocessor, limits: &MediaLimi
 fn frames(media: &Media, limits: &MediaLimits) -> Result<Vec<Frame>, EngineError> {
     match media {
         Media::File(bytes) => decode_media(bytes, limits).map_err(|error| invalid("media", &error)),
+        Media::Stored(stored) => {
+            let bytes = stored.read()?;
+            // An upload has a bound of its own, which it has kept.
+            let limits = MediaLimits { bytes_max: bytes.len(), ..*limits };
+            decode_media(&bytes, &limits).map_err(|error| invalid("media", &error))
+        }
         Media::Frames(frames) => {
             let mut decoded_bytes = 0;
             let decode = |(at, frame): (usize, &MediaFrame)| {

@@ -6,6 +6,7 @@
 use std::time::{Duration, Instant};
 
 use super::trail::Trail;
+use super::uploads::Stored;
 use crate::embedding::Embedding;
 use crate::input::Sampling;
 use crate::model::decoder::DecodeOptions;
@@ -58,6 +59,8 @@ pub enum Media {
     File(Vec<u8>),
     /// The frames of a clip, in the order they are shown.
     Frames(Vec<MediaFrame>),
+    /// A whole image or animation file that was sent ahead.
+    Stored(Stored),
 }
 
 /// One frame of a clip.

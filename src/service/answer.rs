@@ -14,7 +14,7 @@ pub(super) struct Answers(pub Models);
 impl AnswerService for Answers {
     async fn answer(&self, request: Request<AnswerRequest>) -> Result<Response<AnswerResponse>, Status> {
         let engine = self.0.named(&request.get_ref().model).map_err(status)?;
-        let (question, manner, output, call) = convert::ask(request, &engine).map_err(status)?;
+        let (question, manner, output, call) = convert::ask(request, &engine, self.0.uploads()).map_err(status)?;
         let answer = engine.answer(question, manner, call).await.map_err(status)?;
         Ok(Response::new(convert::answer(answer, output)))
     }

@@ -19,7 +19,7 @@ pub(super) struct Embeddings {
 impl EmbeddingService for Embeddings {
     async fn predict(&self, request: Request<PredictRequest>) -> Result<Response<PredictResponse>, Status> {
         let engine = self.models.named(&request.get_ref().model).map_err(status)?;
-        let (questions, output, call) = convert::questions(request, &engine).map_err(status)?;
+        let (questions, output, call) = convert::questions(request, &engine, self.models.uploads()).map_err(status)?;
         let outcomes = engine.predict(questions, call).await;
         Ok(Response::new(convert::predictions(outcomes, output, engine.space())))
     }

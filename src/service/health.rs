@@ -11,6 +11,7 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_server};
 
 use super::proto::answer_service_server::SERVICE_NAME as ANSWER;
 use super::proto::embedding_service_server::SERVICE_NAME as EMBEDDING;
+use super::proto::media_service_server::SERVICE_NAME as MEDIA;
 use super::proto::model_service_server::SERVICE_NAME as MODEL;
 use crate::engine::{Models, shortened};
 
@@ -40,7 +41,7 @@ impl Health {
 }
 
 fn known(service: &str) -> bool {
-    ["", ANSWER, EMBEDDING, MODEL].contains(&service)
+    ["", ANSWER, EMBEDDING, MEDIA, MODEL].contains(&service)
 }
 
 fn response(status: ServingStatus) -> HealthCheckResponse {

@@ -9,6 +9,7 @@ mod convert;
 mod embedding;
 mod health;
 mod layers;
+mod media;
 mod models;
 mod shutdown;
 mod status;
@@ -25,6 +26,7 @@ use tonic_health::pb::health_server::HealthServer;
 use crate::engine::Models;
 use proto::answer_service_server::AnswerServiceServer;
 use proto::embedding_service_server::EmbeddingServiceServer;
+use proto::media_service_server::MediaServiceServer;
 use proto::model_service_server::ModelServiceServer;
 
 pub use shutdown::ServeError;
@@ -49,6 +51,7 @@ pub async fn serve(
     models: Models,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
+    tokio::spawn(models.uploads().sweeping());
     let drain = shutdown::Drain::new(&models.settings().service);
     // Every service takes the same bounds and compressions.
     macro_rules! bounded {
@@ -76,6 +79,7 @@ pub async fn serve(
             embedding::Embeddings { models: models.clone(), draining: drain.draining() }
         ))
         .add_service(bounded!(AnswerServiceServer, answer::Answers(models.clone())))
+        .add_service(bounded!(MediaServiceServer, media::MediaFiles(models.clone())))
         .add_service(bounded!(ModelServiceServer, models::Models(models.clone())))
         .add_service(HealthServer::new(health::Health::new(models.clone(), drain.draining())))
         .add_service(reflection().build_v1().expect(described))

@@ -21,6 +21,14 @@ pub(super) fn status(error: EngineError) -> Status {
         EngineError::Present { what, name } => {
             (Code::AlreadyExists, ErrorDetails::with_resource_info(*what, name, "", error.to_string()))
         }
+        EngineError::Gone { what, name } => {
+            (Code::NotFound, ErrorDetails::with_resource_info(*what, name, "", error.to_string()))
+        }
+        EngineError::Exhausted { limit, retry_after, .. } => {
+            let mut details = ErrorDetails::with_quota_failure_violation(*limit, error.to_string());
+            details.set_retry_info(Some(*retry_after));
+            (Code::ResourceExhausted, details)
+        }
         EngineError::Missing { part, .. } => (
             Code::FailedPrecondition,
             ErrorDetails::with_precondition_failure_violation("part", *part, error.to_string()),

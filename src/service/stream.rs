@@ -14,7 +14,7 @@ use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status, Streaming};
 
-use super::convert::{self, Opening};
+use super::convert::{self, Desk, Opening};
 use super::proto::stream_predict_request::Message as Asked;
 use super::proto::stream_predict_response::Message as Told;
 use super::proto::stream_predict_result::Outcome;
@@ -23,7 +23,7 @@ use super::proto::{
     StreamPredictResponse, StreamPredictResult,
 };
 use super::status::{draining, item_status, status};
-use crate::engine::{EngineError, Models, shortened};
+use crate::engine::{EngineError, Models, Owner, shortened};
 
 /// What goes back to the client.
 pub(super) type Responses = ReceiverStream<Result<StreamPredictResponse, Status>>;
@@ -42,6 +42,7 @@ pub(super) fn answer(
     let session = Session {
         window: Window { bytes_max: models.settings().service.message_bytes_max, ..Window::default() },
         models,
+        owner: convert::owner(&requests),
         requests: requests.into_inner(),
         responses: responses.clone(),
         deadline,
@@ -68,6 +69,7 @@ struct Session {
     requests: Streaming<StreamPredictRequest>,
     responses: mpsc::Sender<Result<StreamPredictResponse, Status>>,
     deadline: Instant,
+    owner: Owner,
     /// The model's name and what holds for all items, once the first message has come.
     opened: Option<(String, Opening)>,
     window: Window,
@@ -146,7 +148,8 @@ impl Session {
         // Asked anew each time: a call that held its engine would hold a model that is to be unloaded.
         let engine = self.models.named(model);
         let item = engine.and_then(|engine| {
-            let (question, output, call) = convert::stream_item(item, opening, &engine, self.deadline)?;
+            let desk = Desk { settings: engine.settings(), uploads: self.models.uploads(), owner: self.owner.clone() };
+            let (question, output, call) = convert::stream_item(item, opening, &engine, &desk, self.deadline)?;
             Ok(async move {
                 let outcome = engine.predict(vec![Ok(question)], call).await.pop().expect("one outcome an item");
                 (id, outcome.map(|found| convert::prediction(&found, output)).map_err(|error| error.within("item")))

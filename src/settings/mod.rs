@@ -217,6 +217,21 @@ concerns! {
         /// Time without a call and without a byte after which a connection is closed at shutdown, milliseconds.
         drain_quiet_ms: u64 = 500, 1..=600_000, "VLJEPA_DRAIN_QUIET_MS";
     }
+    /// Media that are sent ahead of the requests that use them.
+    uploads: UploadSettings {
+        /// One upload, bytes.
+        bytes_max: u64 = 1 << 30, 1..=1 << 40, "VLJEPA_UPLOAD_BYTES_MAX";
+        /// One chunk of an upload, bytes.
+        chunk_bytes_max: usize = 1 << 20, 1..=1 << 30, "VLJEPA_UPLOAD_CHUNK_BYTES_MAX";
+        /// Uploads at once, those on their way included; each holds a file open. 0 takes none.
+        items_max: usize = 256, 0..=1 << 16, "VLJEPA_UPLOADS_MAX";
+        /// All uploads together, bytes on the disk.
+        total_bytes_max: u64 = 4 << 30, 1..=1 << 44, "VLJEPA_UPLOADS_BYTES_MAX";
+        /// Time that an upload is kept, milliseconds.
+        expiry_ms: u64 = 3_600_000, 1..=604_800_000, "VLJEPA_UPLOAD_EXPIRY_MS";
+        /// Directory of their files, which should be a disk; none: the system's for temporary files.
+        directory: Option<String> = None, TEXT, "VLJEPA_UPLOADS_DIRECTORY";
+    }
     /// The processor.
     cpu: CpuSettings {
         /// Threads that compute; 0 takes one a core.

@@ -1,6 +1,6 @@
 //! What a question is about: files, frames, and which of them are looked at.
 
-use super::{Checked, count, invalid};
+use super::{Checked, Desk, count, invalid};
 use crate::engine::{Media, MediaFrame, PixelOrder};
 use crate::input::Sampling;
 use crate::service::proto::{self, media::Source};
@@ -8,13 +8,15 @@ use crate::settings::Settings;
 
 const FPS_MAX: f32 = 1000.0;
 
-pub(super) fn media_of(media: Option<proto::Media>, settings: &Settings) -> Checked<Media> {
+pub(super) fn media_of(media: Option<proto::Media>, desk: &Desk) -> Checked<Media> {
+    let settings = desk.settings;
     match media.and_then(|media| media.source) {
         None => Err(invalid("media", "is missing")),
         Some(Source::Inline(bytes)) => {
             count_bytes("media.inline", bytes.len(), settings)?;
             Ok(Media::File(bytes))
         }
+        Some(Source::Upload(name)) => Ok(Media::Stored(desk.uploads.get(&name, &desk.owner)?)),
         Some(Source::Frames(proto::FrameSequence { frames })) => {
             count("media.frames", frames.len(), 1, settings.media.frames_max)?;
             count_bytes("media.frames", frames.iter().map(|frame| frame.data.len()).sum(), settings)?;

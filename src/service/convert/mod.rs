@@ -5,6 +5,7 @@ mod media;
 mod models;
 mod results;
 mod stream;
+mod uploads;
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use tonic::Request;
 use super::layers::Deadline;
 use super::proto;
 use crate::embedding::Dtype;
-use crate::engine::{Call, Class, Engine, EngineError, Manner, Question};
+use crate::engine::{Call, Class, Engine, EngineError, Manner, Owner, Question, Uploads};
 use crate::model::decoder::{DecodeOptions, TokenSampling};
 use crate::settings::Settings;
 use media::{media_of, sampling_of};
@@ -21,10 +22,20 @@ use media::{media_of, sampling_of};
 pub(super) use models::model;
 pub(super) use results::{answer, encoded_texts, prediction, predictions};
 pub(super) use stream::{Opening, opening, stream_item};
+pub(super) use uploads::{promise, receipt};
 
 type Checked<T> = Result<T, EngineError>;
 
 const TEMPERATURE_MAX: f32 = 10.0;
+
+/// What questions are read with.
+pub(super) struct Desk<'a> {
+    pub settings: &'a Settings,
+    /// What a media may name.
+    pub uploads: &'a Uploads,
+    /// Who asks.
+    pub owner: Owner,
+}
 
 /// How embeddings go out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,14 +49,15 @@ pub(super) struct Output {
 pub(super) fn questions(
     request: Request<proto::PredictRequest>,
     engine: &Engine,
+    uploads: &Uploads,
 ) -> Checked<(Vec<Checked<Question>>, Output, Call)> {
     let settings = engine.settings();
+    let desk = Desk { settings, uploads, owner: owner(&request) };
     let (deadline, request) = (deadline(&request, settings), request.into_inner());
     let call = Call { class: class(request.priority)?, ..Call::interactive(deadline) };
     count("items", request.items.len(), 1, settings.media.items_max)?;
     let question = |(at, item): (usize, proto::PredictItem)| {
-        question(item.media, item.sampling, item.question, settings)
-            .map_err(|error| error.within(&format!("items[{at}]")))
+        question(item.media, item.sampling, item.question, &desk).map_err(|error| error.within(&format!("items[{at}]")))
     };
     let questions = request.items.into_iter().enumerate().map(question).collect();
     Ok((questions, output(request.output, engine.dimensions())?, call))
@@ -68,8 +80,10 @@ pub(super) fn texts(
 pub(super) fn ask(
     request: Request<proto::AnswerRequest>,
     engine: &Engine,
+    uploads: &Uploads,
 ) -> Checked<(Question, Manner, Option<Output>, Call)> {
     let settings = engine.settings();
+    let desk = Desk { settings, uploads, owner: owner(&request) };
     let (deadline, request) = (deadline(&request, settings), request.into_inner());
     let call = Call { class: class(request.priority)?, ..Call::interactive(deadline) };
     count("candidates", request.candidates.len(), 0, settings.text.candidates_max)?;
@@ -81,8 +95,13 @@ pub(super) fn ask(
         }
     };
     let output = output(request.output, engine.dimensions())?;
-    let question = question(request.media, request.sampling, request.question, settings)?;
+    let question = question(request.media, request.sampling, request.question, &desk)?;
     Ok((question, manner, request.want_embedding.then_some(output), call))
+}
+
+/// Who asks, as far as uploads are concerned.
+pub(super) fn owner<T>(_: &Request<T>) -> Owner {
+    None
 }
 
 /// When the answer to `request` is of no use any more.
@@ -105,11 +124,11 @@ fn question(
     media: Option<proto::Media>,
     sampling: Option<proto::Sampling>,
     words: String,
-    settings: &Settings,
+    desk: &Desk,
 ) -> Checked<Question> {
-    let text = text("question", words, settings)?;
-    let sampling = sampling_of(sampling.unwrap_or_default(), settings)?;
-    Ok(Question { media: media_of(media, settings)?, sampling, text })
+    let text = text("question", words, desk.settings)?;
+    let sampling = sampling_of(sampling.unwrap_or_default(), desk.settings)?;
+    Ok(Question { media: media_of(media, desk)?, sampling, text })
 }
 
 fn generation(generation: proto::Generation, settings: &Settings) -> Checked<DecodeOptions> {

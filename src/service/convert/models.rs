@@ -28,7 +28,7 @@ pub(in crate::service) fn model(name: &str, engine: &Engine) -> proto::Model {
 }
 
 fn limits(settings: &Settings, facts: &ModelFacts) -> proto::Limits {
-    let Settings { media, text, queue, service, .. } = settings;
+    let Settings { media, text, queue, service, uploads, .. } = settings;
     proto::Limits {
         message_bytes_max: service.message_bytes_max as u64,
         media_bytes_max: media.bytes_max as u64,
@@ -49,5 +49,10 @@ fn limits(settings: &Settings, facts: &ModelFacts) -> proto::Limits {
         deadline_default_ms: service.deadline_default_ms,
         deadline_max_ms: service.deadline_max_ms,
         stream_items_max: service.stream_items_max as u32,
+        upload_bytes_max: uploads.bytes_max,
+        upload_chunk_bytes_max: uploads.chunk_bytes_max as u64,
+        uploads_max: uploads.items_max as u32,
+        uploads_bytes_max: uploads.total_bytes_max,
+        upload_expiry_ms: uploads.expiry_ms,
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Checked, Output, class, count, invalid, output, question};
+use super::{Checked, Desk, Output, class, count, invalid, output, question};
 use crate::engine::{Call, Class, Engine, Question};
 use crate::service::proto::{OutputOptions, Priority, StreamPredictItem, StreamPredictOpen};
 
@@ -29,13 +29,14 @@ pub(in crate::service) fn stream_item(
     StreamPredictItem { item, priority, timeout_ms, .. }: StreamPredictItem,
     opening: &Opening,
     engine: &Engine,
+    desk: &Desk,
     deadline: Instant,
 ) -> Checked<(Question, Output, Call)> {
     let class = if priority == Priority::Unspecified as i32 { opening.class } else { class(priority)? };
     let own = Instant::now().checked_add(Duration::from_millis(timeout_ms)).filter(|_| timeout_ms > 0);
     let call = Call { class, ..Call::interactive(own.map_or(deadline, |own| own.min(deadline))) };
     let item = item.ok_or_else(|| invalid("item", "is missing"))?;
-    let question = question(item.media, item.sampling, item.question, engine.settings());
+    let question = question(item.media, item.sampling, item.question, desk);
     // The model may be another one of that name by now, so its dimensions are looked at again.
     Ok((question.map_err(|error| error.within("item"))?, output(opening.output, engine.dimensions())?, call))
 }

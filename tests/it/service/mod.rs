@@ -3,6 +3,7 @@
 mod life;
 mod stream;
 mod surface;
+mod uploads;
 
 use std::net::SocketAddr;
 

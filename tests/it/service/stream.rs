@@ -84,7 +84,7 @@ async fn every_item_is_answered_under_its_id_and_a_hostile_one_fails_alone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_window_of_one_is_answered_in_order_and_an_id_in_flight_is_refused() {
     let server = start(|_| {}).await;
-    let media = |id: u64| if id % 3 == 0 { CLIP } else { &b"no picture"[..] };
+    let media = |id: u64| if id.is_multiple_of(3) { CLIP } else { &b"no picture"[..] };
     let messages = std::iter::once(open(1)).chain((0..40).map(|id| asked(id, media(id))));
     let (told, ended) = whole(&server, messages.collect()).await;
     ended.expect("a good end");

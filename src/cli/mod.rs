@@ -76,7 +76,7 @@ enum Command {
     World(world::World),
     /// Shows every setting, its bounds, and where its value comes from.
     Settings(settings::Show),
-    /// Measures kernels, or the parts of a model of a published size, against this chip's limits.
+    /// Measures kernels, the parts of a model of a published size, or a server under load.
     Bench(bench::Bench),
 }
 
@@ -139,7 +139,7 @@ impl Command {
             Self::Inspect(inspect) => inspect.run(&settings),
             Self::Verify(verify) => verify.run(),
             Self::World(world) => world.run(),
-            Self::Bench(bench) => bench.run(),
+            Self::Bench(bench) => bench.run(&settings),
         }
     }
 }

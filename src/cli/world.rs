@@ -12,7 +12,7 @@ use rand_chacha::ChaCha8Rng;
 use super::side;
 use crate::input::{Frame, encode};
 use crate::train::data::EVALUATION;
-use crate::train::world::{self, Config, Family, Pairs, Phrasings};
+use crate::train::world::{self, Config, Family, Pairs, Phrasings, Scenario};
 
 /// Writes clips of the generator's world, and questions about them, to a folder.
 #[derive(Debug, clap::Args)]
@@ -56,10 +56,8 @@ fn run(args: &World) -> anyhow::Result<()> {
     for index in 0..args.clips {
         let seed = random.next_u64();
         let scenario = world.clip(if args.held_out { seed | EVALUATION } else { seed & !EVALUATION });
-        let frames = frames(scenario.render(args.size), args.size);
-        let still = frames.windows(2).all(|pair| pair[0].rgb == pair[1].rgb);
-        let name = format!("clip_{index:05}.{}", if still { "png" } else { "gif" });
-        let bytes = if still { encode::png(&frames[0])? } else { encode::gif(&frames, FRAME_MS)? };
+        let (bytes, ending) = file(&scenario, args.size)?;
+        let name = format!("clip_{index:05}.{ending}");
         let path = args.out.join(&name);
         std::fs::write(&path, bytes).with_context(|| path.display().to_string())?;
         for asked in scenario.questions(args.questions, &weights, phrasings, &mut random) {
@@ -76,6 +74,15 @@ fn run(args: &World) -> anyhow::Result<()> {
 
 /// How long a frame of a written clip is shown.
 const FRAME_MS: u32 = 150;
+
+/// A clip as a file of frames `size` pixels wide, and the ending of its name: where nothing moves a still image.
+pub(super) fn file(scenario: &Scenario, size: usize) -> anyhow::Result<(Vec<u8>, &'static str)> {
+    let frames = frames(scenario.render(size), size);
+    Ok(match frames.windows(2).all(|pair| pair[0].rgb == pair[1].rgb) {
+        true => (encode::png(&frames[0])?, "png"),
+        false => (encode::gif(&frames, FRAME_MS)?, "gif"),
+    })
+}
 
 fn frames(rendered: Vec<Vec<u8>>, size: usize) -> Vec<Frame> {
     let side = u32::try_from(size).expect("at most 1024");

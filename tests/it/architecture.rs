@@ -25,18 +25,21 @@ const FLOORS: &[(&str, u8)] = &[
 /// Pairs that do not know each other although their floors would allow it.
 const STRANGERS: &[(&str, &str)] = &[("engine", "train")];
 
-/// What may be named where; a place is a room or a file.
+/// What may be named where; a place is a room, a folder or a file.
 const PLACES: &[(&[&str], &[&str])] = &[
     (&["candle_core", "candle_nn"], &["nn", "model", "train"]),
     (&["rayon", "gemm", "std::arch", "core::arch"], &["kernel"]),
     (&["image", "fast_image_resize", "tokenizers"], &["input"]),
-    (&["tonic", "tonic_prost", "tonic_health", "tonic_reflection", "tonic_types"], &["service", "cli/client.rs"]),
+    (
+        &["tonic", "tonic_prost", "tonic_health", "tonic_reflection", "tonic_types"],
+        &["service", "cli/client.rs", "cli/bench/load"],
+    ),
     (&["prost", "prost_types", "tower", "tower_http", "tonic_web", "http", "http_body", "bytes"], &["service"]),
     (&["tokio", "tokio_stream"], &["engine", "service", "cli"]),
     (&["metrics"], &["engine", "service"]),
     (&["metrics_exporter_prometheus", "opentelemetry", "opentelemetry_sdk", "opentelemetry_otlp"], &["service"]),
     (&["hyper", "hyper_util"], &["service"]),
-    (&["clap", "indicatif", "tracing_subscriber"], &["cli"]),
+    (&["clap", "indicatif", "tracing_subscriber", "hdrhistogram"], &["cli"]),
     (&["memmap2"], &["nn/weights/checkpoint.rs"]),
     (&["unsafe"], &["kernel", "nn/weights/checkpoint.rs"]),
     (&["env::var", "env::var_os", "env::vars", "env::vars_os", "option_env"], &["settings"]),
@@ -172,7 +175,8 @@ fn faults(path: &str, source: &str) -> Vec<String> {
         }
     }
     for (names, places) in PLACES {
-        let here = places.iter().any(|place| *place == room || *place == path);
+        let within = |place: &str| path.strip_prefix(place).is_some_and(|rest| rest.starts_with('/'));
+        let here = places.iter().any(|place| *place == room || *place == path || within(place));
         for name in names.iter().filter(|_| !here) {
             faults.extend(
                 uses(&code, name).map(|at| format!("{path}:{}: {name} may stand only in {places:?}", line(at))),
@@ -225,6 +229,8 @@ fn faults_are_found() {
         ("engine/a.rs", "let x = image::open(y);", true),
         ("cli/a.rs", "use tonic::Status;", true),
         ("cli/client.rs", "use tonic::Status;", false),
+        ("cli/bench/load/a.rs", "use tonic::Status;", false),
+        ("cli/bench/loader.rs", "use tonic::Status;", true),
         ("model/a.rs", "let x = unsafe { y() };", true),
         ("model/a.rs", "#![deny(unsafe_op_in_unsafe_fn)] // unsafe", false),
         ("kernel/a.rs", "unsafe fn f() {}", false),

@@ -7,6 +7,7 @@ mod cli;
 mod engine;
 mod golden;
 mod input;
+mod load;
 mod model_laws;
 mod preprocess;
 mod service;

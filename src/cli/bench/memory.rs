@@ -1,4 +1,4 @@
-//! How much memory this process has, as the system counts it.
+//! How much memory a process has, as the system counts it.
 
 /// Resident bytes, now and at their highest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,7 +10,12 @@ pub(super) struct Resident {
 impl Resident {
     /// What Linux says of this process; None on systems that do not say it there.
     pub(super) fn read() -> Option<Resident> {
-        Resident::parse(&std::fs::read_to_string("/proc/self/status").ok()?)
+        Resident::of(std::process::id())
+    }
+
+    /// The same of another process; None also when there is no such one.
+    pub(super) fn of(process: u32) -> Option<Resident> {
+        Resident::parse(&std::fs::read_to_string(format!("/proc/{process}/status")).ok()?)
     }
 
     fn parse(status: &str) -> Option<Resident> {

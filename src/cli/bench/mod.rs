@@ -1,18 +1,21 @@
 //! `vljepa bench`: how fast this machine computes, as figures beside the limits of its chip, which are measured in the
-//! same process. `bench --preset` takes whole parts of a model, `bench kernel` kernels alone.
+//! same process. `bench --preset` takes whole parts of a model, `bench kernel` kernels alone, `bench load` a server.
 
 mod kernel;
+mod load;
 mod memory;
 mod part;
 mod samples;
 mod whole;
 mod workloads;
 
-use crate::kernel::peak::{Peaks, READ_BYTES};
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-/// Measures kernels, or the parts of a model of a published size, against this chip's limits.
+use crate::kernel::peak::{Peaks, READ_BYTES};
+use crate::settings::Settings;
+
+/// Measures kernels, the parts of a model of a published size, or a server under load, beside their limits.
 #[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true, arg_required_else_help = true)]
 pub(super) struct Bench {
@@ -26,13 +29,20 @@ pub(super) struct Bench {
 enum What {
     /// Products, attention, rounding and element-wise loops, shape by shape.
     Kernel(kernel::Kernel),
+    /// A server under load: latency at a rate, the knee, overload, fairness, memory.
+    Load(Box<load::Load>),
+    /// Serves answers without a model, for the limit of the transport.
+    #[command(hide = true)]
+    Echo(load::echo::EchoServer),
 }
 
 impl Bench {
     /// Runs the measurement and returns the exit status.
-    pub(super) fn run(self) -> anyhow::Result<i32> {
+    pub(super) fn run(self, settings: &Settings) -> anyhow::Result<i32> {
         match self.what {
             Some(What::Kernel(kernel)) => kernel.run(),
+            Some(What::Load(load)) => load.run(settings),
+            Some(What::Echo(echo)) => echo.run(),
             None => self.whole.run(),
         }
     }

@@ -37,7 +37,16 @@ async fn every_request_has_one_fate() {
     let server = start(|_| {}).await;
     let address = server.address.to_string();
     let arguments = ["--server", &address, "--rate", "60", "--duration", "800ms", "--warmup", "200ms"];
-    let mix = ["--mix", "answer=2,predict=1,encode=1", "--conducts", "plain=3,spoilt=1", "--arrivals", "constant"];
+    let mix = [
+        "--mix",
+        "answer=3,predict=1,encode=1,stream=1",
+        "--conducts",
+        "plain=3,spoilt=1",
+        "--arrivals",
+        "constant",
+        "--classes",
+        "interactive=1,job=1",
+    ];
     let run = tokio::task::block_in_place(|| load(&[&arguments[..], &mix].concat(), &[]));
     let figures = &run["figures"];
     // 60 a second from 200 ms to 1 s, the instants of both ends told by the schedule.

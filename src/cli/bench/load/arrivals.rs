@@ -32,6 +32,8 @@ pub(super) enum Rpc {
     Predict,
     /// EncodeText, the candidates.
     Encode,
+    /// StreamPredict, one item a call.
+    Stream,
 }
 
 /// Whose work it is.
@@ -273,8 +275,8 @@ mod tests {
         assert_eq!(mix, Mix::of(&[(Rpc::Answer, 8.0), (Rpc::Predict, 1.0), (Rpc::Encode, 1.0)]));
         assert_eq!(mix.to_string(), "answer=8,predict=1,encode=1");
         for (wrong, told) in [
-            ("", "none of answer, predict, encode"),
-            ("delete=1", "none of answer, predict, encode"),
+            ("", "none of answer, predict, encode, stream"),
+            ("delete=1", "none of answer, predict, encode, stream"),
             ("answer=-1", "from 0 to 1000000"),
             ("answer=NaN", "from 0 to 1000000"),
             ("answer=0", "above 0"),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Request, Status};
 
 use super::arrivals::{Arrival, Class, Conduct, Rpc};
 use super::asks::Ask;
@@ -58,17 +58,21 @@ impl Connections {
 
     async fn called(&self, arrival: &Arrival) -> Result<(), Status> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let channel = self.channels[turn % self.channels.len()].clone();
-        let ask = &self.asks[(arrival.choice % self.asks.len() as u64) as usize];
-        let spoilt = arrival.conduct == Conduct::Spoilt;
-        let deadline = match arrival.conduct {
-            Conduct::Hurried => Duration::from_millis(1 + arrival.choice % HURRIED_MAX_MS),
-            _ => self.deadline,
+        let call = Call {
+            channel: self.channels[turn % self.channels.len()].clone(),
+            ask: &self.asks[(arrival.choice % self.asks.len() as u64) as usize],
+            spoilt: arrival.conduct == Conduct::Spoilt,
+            priority: priority(arrival.class) as i32,
+            deadline: match arrival.conduct {
+                Conduct::Hurried => Duration::from_millis(1 + arrival.choice % HURRIED_MAX_MS),
+                _ => self.deadline,
+            },
         };
         match arrival.rpc {
-            Rpc::Answer => answer(channel, ask, spoilt, deadline).await,
-            Rpc::Predict => predict(channel, ask, spoilt, deadline).await,
-            Rpc::Encode => encode(channel, ask, spoilt, deadline).await,
+            Rpc::Answer => call.answer().await,
+            Rpc::Predict => call.predict().await,
+            Rpc::Encode => call.encode().await,
+            Rpc::Stream => call.stream().await,
         }
     }
 }
@@ -94,39 +98,88 @@ impl Service for Connections {
     }
 }
 
-async fn answer(channel: Channel, ask: &Ask, spoilt: bool, deadline: Duration) -> Result<(), Status> {
-    let message = proto::AnswerRequest {
-        media: Some(media(ask, spoilt)),
-        question: ask.question.clone(),
-        candidates: ask.candidates.clone(),
-        ..Default::default()
-    };
-    AnswerServiceClient::new(channel).answer(within(deadline, message)).await.map(drop)
+/// One request as it goes out.
+struct Call<'a> {
+    channel: Channel,
+    ask: &'a Ask,
+    spoilt: bool,
+    priority: i32,
+    deadline: Duration,
 }
 
-async fn predict(channel: Channel, ask: &Ask, spoilt: bool, deadline: Duration) -> Result<(), Status> {
-    use proto::predict_result::Outcome;
-    let item =
-        proto::PredictItem { media: Some(media(ask, spoilt)), question: ask.question.clone(), ..Default::default() };
-    let message = proto::PredictRequest { items: vec![item], ..Default::default() };
-    let response = EmbeddingServiceClient::new(channel).predict(within(deadline, message)).await;
-    only(response.map(Response::into_inner)?.results.into_iter().map(|result| match result.outcome {
-        Some(Outcome::Prediction(_)) => Ok(()),
-        Some(Outcome::Error(error)) => Err(error.code),
-        None => Err(Code::Unknown as i32),
-    }))
-}
+impl Call<'_> {
+    async fn answer(self) -> Result<(), Status> {
+        let message = proto::AnswerRequest {
+            media: Some(self.media()),
+            question: self.ask.question.clone(),
+            candidates: self.ask.candidates.clone(),
+            priority: self.priority,
+            ..Default::default()
+        };
+        AnswerServiceClient::new(self.channel.clone()).answer(self.within(message)).await.map(drop)
+    }
 
-async fn encode(channel: Channel, ask: &Ask, spoilt: bool, deadline: Duration) -> Result<(), Status> {
-    use proto::encode_text_result::Outcome;
-    let texts = if spoilt { vec![String::new()] } else { ask.candidates.clone() };
-    let message = proto::EncodeTextRequest { texts, ..Default::default() };
-    let response = EmbeddingServiceClient::new(channel).encode_text(within(deadline, message)).await;
-    only(response.map(Response::into_inner)?.results.into_iter().map(|result| match result.outcome {
-        Some(Outcome::Encoded(_)) => Ok(()),
-        Some(Outcome::Error(error)) => Err(error.code),
-        None => Err(Code::Unknown as i32),
-    }))
+    async fn predict(self) -> Result<(), Status> {
+        use proto::predict_result::Outcome;
+        let (items, priority) = (vec![self.item()], self.priority);
+        let request = self.within(proto::PredictRequest { items, priority, ..Default::default() });
+        let response = EmbeddingServiceClient::new(self.channel).predict(request).await?.into_inner();
+        only(response.results.into_iter().map(|result| match result.outcome {
+            Some(Outcome::Prediction(_)) => Ok(()),
+            Some(Outcome::Error(error)) => Err(error.code),
+            None => Err(Code::Unknown as i32),
+        }))
+    }
+
+    async fn encode(self) -> Result<(), Status> {
+        use proto::encode_text_result::Outcome;
+        let texts = if self.spoilt { vec![String::new()] } else { self.ask.candidates.clone() };
+        let request = self.within(proto::EncodeTextRequest { texts, priority: self.priority, ..Default::default() });
+        let response = EmbeddingServiceClient::new(self.channel).encode_text(request).await?.into_inner();
+        only(response.results.into_iter().map(|result| match result.outcome {
+            Some(Outcome::Encoded(_)) => Ok(()),
+            Some(Outcome::Error(error)) => Err(error.code),
+            None => Err(Code::Unknown as i32),
+        }))
+    }
+
+    async fn stream(self) -> Result<(), Status> {
+        use proto::stream_predict_response::Message;
+        use proto::stream_predict_result::Outcome;
+        let item =
+            proto::StreamPredictItem { id: 1, item: Some(self.item()), priority: self.priority, ..Default::default() };
+        let message = proto::stream_predict_request::Message::Item(item);
+        let request = self.within(tokio_stream::once(proto::StreamPredictRequest { message: Some(message) }));
+        let mut responses = EmbeddingServiceClient::new(self.channel).stream_predict(request).await?.into_inner();
+        let mut outcome = None;
+        // To its end, for the status is the last word.
+        while let Some(response) = responses.message().await? {
+            if let Some(Message::Result(result)) = response.message {
+                outcome = result.outcome;
+            }
+        }
+        only(std::iter::once(match outcome {
+            Some(Outcome::Prediction(_)) => Ok(()),
+            Some(Outcome::Error(error)) => Err(error.code),
+            None => Err(Code::Unknown as i32),
+        }))
+    }
+
+    fn within<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.set_timeout(self.deadline);
+        request
+    }
+
+    fn media(&self) -> proto::Media {
+        let whole = &self.ask.media;
+        let bytes = if self.spoilt { &whole[..whole.len() / 2] } else { whole };
+        proto::Media { source: Some(proto::media::Source::Inline(bytes.to_vec())) }
+    }
+
+    fn item(&self) -> proto::PredictItem {
+        proto::PredictItem { media: Some(self.media()), question: self.ask.question.clone(), ..Default::default() }
+    }
 }
 
 /// The first failure of a list's items is the fate of the request.
@@ -134,13 +187,10 @@ fn only(mut results: impl Iterator<Item = Result<(), i32>>) -> Result<(), Status
     results.find_map(Result::err).map_or(Ok(()), |code| Err(Status::new(Code::from(code), "an item failed")))
 }
 
-fn within<T>(deadline: Duration, message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    request.set_timeout(deadline);
-    request
-}
-
-fn media(ask: &Ask, spoilt: bool) -> proto::Media {
-    let bytes = if spoilt { &ask.media[..ask.media.len() / 2] } else { &ask.media };
-    proto::Media { source: Some(proto::media::Source::Inline(bytes.to_vec())) }
+fn priority(class: Class) -> proto::Priority {
+    match class {
+        Class::Interactive => proto::Priority::Interactive,
+        Class::Watch => proto::Priority::Watch,
+        Class::Job => proto::Priority::Job,
+    }
 }

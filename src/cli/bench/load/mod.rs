@@ -73,7 +73,7 @@ pub(super) struct Load {
     /// How long each rate lasts before it is measured
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration)]
     warmup: Duration,
-    /// What is called: answer, predict, encode, with weights
+    /// What is called: answer, predict, encode, stream, with weights
     #[arg(long, value_name = "RPC=W,..", default_value_t = Mix::only(Rpc::Answer))]
     mix: Mix<Rpc>,
     /// Whose work it is: interactive, watch, job, with weights

@@ -32,7 +32,7 @@ const FAULTS: [Code; 5] = [Code::Internal, Code::Unknown, Code::Unavailable, Cod
 fn kinds() -> Kinds {
     let conducts = [(Conduct::Plain, 7.0), (Conduct::Spoilt, 1.0), (Conduct::Leaving, 1.0), (Conduct::Hurried, 1.0)];
     Kinds {
-        rpcs: Mix::of(&[(Rpc::Answer, 6.0), (Rpc::Predict, 2.0), (Rpc::Encode, 2.0)]),
+        rpcs: Mix::of(&[(Rpc::Answer, 5.0), (Rpc::Predict, 2.0), (Rpc::Encode, 2.0), (Rpc::Stream, 1.0)]),
         classes: Mix::of(&[(Class::Interactive, 3.0), (Class::Job, 1.0)]),
         conducts: Mix::of(&conducts),
     }

@@ -68,7 +68,8 @@ const EXHIBITS: &[Exhibit] = exhibits! {
 
 impl Demo {
     pub(super) fn run(self, settings: Settings) -> anyhow::Result<i32> {
-        let models = start_models(&self.bundle, settings.clone())?;
+        let bundle = self.bundle.open(&settings)?;
+        let models = start_models(vec![(bundle.name.clone(), bundle)], settings.clone())?;
         let (name, engine) = models.entry("")?;
         let speaks = engine.model().decoder.is_some();
         // What is kept of an engine would hold the end.

@@ -30,6 +30,7 @@ use crate::engine::{Engine, ModelThread, Models};
 use crate::kernel::isa::{self, Isa};
 use crate::kernel::lookup::{self, Lookup};
 use crate::kernel::threads;
+use crate::model::bundle::Bundle;
 use crate::model::precision::Precisions;
 use crate::model::vl_jepa::VlJepa;
 use crate::settings::{Effective, Flag, Settings};
@@ -184,11 +185,15 @@ fn start_engine(bundle: &BundleArgs, settings: Settings) -> anyhow::Result<(Engi
     Ok(started)
 }
 
-/// Loads a bundle and serves it alone, under its own name.
-fn start_models(bundle: &BundleArgs, settings: Settings) -> anyhow::Result<Models> {
-    let (engine, thread) = start_engine(bundle, settings.clone())?;
-    let models = Models::new(settings);
-    models.add(&engine.model().facts().name.clone(), engine, thread)?;
+/// Loads bundles and serves each under its name.
+fn start_models(bundles: Vec<(String, Bundle)>, settings: Settings) -> anyhow::Result<Models> {
+    let models = Models::new(settings.clone());
+    for (name, bundle) in bundles {
+        let waiting = waiting(format!("loading {name}"));
+        let (engine, thread) = Engine::start(VlJepa::load(&bundle)?, settings.clone())?;
+        models.add(&name, engine, thread)?;
+        waiting.finish_and_clear();
+    }
     Ok(models)
 }
 

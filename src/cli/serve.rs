@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use super::bundle::BundleArgs;
+use super::bundle::BundlesArgs;
 use super::{runtime, start_models};
 use crate::service;
 use crate::settings::{Flag, LogSettings, Settings};
@@ -19,7 +19,7 @@ pub(super) struct Serve {
     #[arg(long, value_name = "IP:PORT")]
     addr: Option<SocketAddr>,
     #[command(flatten)]
-    bundle: BundleArgs,
+    bundles: BundlesArgs,
 }
 
 impl Serve {
@@ -30,7 +30,7 @@ impl Serve {
     pub(super) fn run(self, settings: Settings) -> anyhow::Result<i32> {
         log_to_stderr(&settings.log)?;
         let asked = settings.server.addr;
-        let models = start_models(&self.bundle, settings)?;
+        let models = start_models(self.bundles.open(&settings)?, settings)?;
         let runtime = runtime()?;
         let served = runtime.block_on(async {
             let listener = TcpListener::bind(asked).await.with_context(|| format!("server.addr {asked}"))?;

@@ -37,6 +37,14 @@ pub enum EngineError {
         /// The name, as [`shortened`] does it.
         name: String,
     },
+    /// The world is not as the request needs it.
+    #[error("{subject}: {problem}")]
+    Unfit {
+        /// What is not: a setting, a bundle.
+        subject: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// The model has no such part.
     #[error("model {model} has no {part}")]
     Missing {
@@ -82,12 +90,20 @@ pub enum EngineError {
     Internal(String),
 }
 
+/// What a client may hear of a long report: status messages travel in headers, whose size is bounded.
+pub fn summary(report: &str) -> String {
+    beginning(report, 1000)
+}
+
 /// The beginning of a name from outside: an error that repeats all of it may be too long for a client to receive.
 pub fn shortened(name: &str) -> String {
-    const SHOWN: usize = 64;
-    match name.char_indices().nth(SHOWN) {
-        Some((end, _)) => format!("{}...", &name[..end]),
-        None => name.into(),
+    beginning(name, 64)
+}
+
+fn beginning(text: &str, characters: usize) -> String {
+    match text.char_indices().nth(characters) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.into(),
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod cache;
 mod error;
+mod load;
 mod models;
 mod prepare;
 mod queue;
@@ -22,7 +23,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 pub use error::{EngineError, shortened};
-pub use models::Models;
+pub use models::{ModelState, Models};
 pub use queue::Load;
 pub use request::{
     Answer, Call, Choice, Class, Embedded, Manner, Media, MediaFrame, PixelOrder, Question, Timing, Usage,

@@ -19,9 +19,33 @@ pub struct Models(Arc<Inner>);
 struct Inner {
     settings: Settings,
     uploads: Uploads,
-    served: Mutex<Vec<Served>>,
+    shelf: Mutex<Shelf>,
     /// Counts what was added and taken away.
     changes: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct Shelf {
+    served: Vec<Served>,
+    /// Names that are taken although nothing answers to them.
+    passing: Vec<(String, ModelState)>,
+    /// Nothing is served any more.
+    closed: bool,
+}
+
+/// What a model does that is not served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ModelState {
+    /// It comes.
+    Loading,
+    /// It goes.
+    Unloading,
+}
+
+/// A name that is taken while its model comes or goes; free again when this is dropped.
+pub(super) struct Passing {
+    models: Models,
+    name: String,
 }
 
 struct Served {
@@ -34,7 +58,7 @@ impl Models {
     /// No models yet; `settings` are those of the process.
     pub fn new(settings: Settings) -> Self {
         let uploads = Uploads::new(&settings);
-        Self(Arc::new(Inner { settings, uploads, served: Mutex::default(), changes: watch::Sender::new(0) }))
+        Self(Arc::new(Inner { settings, uploads, shelf: Mutex::default(), changes: watch::Sender::new(0) }))
     }
 
     /// The settings of the process.
@@ -47,35 +71,59 @@ impl Models {
         &self.0.uploads
     }
 
-    /// Serves one more model under `name`. Fails if there is one of that name.
+    /// Serves one more model under `name`. Fails if there is one of that name, or if there are too many.
     pub fn add(&self, name: &str, engine: Engine, thread: ModelThread) -> Result<(), EngineError> {
-        let mut served = self.served();
-        if served.iter().any(|one| one.name == name) {
-            return Err(EngineError::Present { what: "model", name: shortened(name) });
-        }
-        // One that has been used already keeps the name it had.
-        let _ = engine.0.name.set(name.into());
-        served.push(Served { name: name.into(), engine, thread });
-        drop(served);
-        self.0.changes.send_modify(|changes| *changes += 1);
-        Ok(())
+        self.pass(name, ModelState::Loading)?.serve(engine, thread)
     }
 
     /// Takes a model away: no new request finds it, those that found it are answered. Its thread ends after them.
     pub fn remove(&self, name: &str) -> Result<ModelThread, EngineError> {
-        let mut served = self.served();
-        let Some(at) = served.iter().position(|one| one.name == name) else { return Err(unknown(name, &served)) };
-        let removed = served.remove(at);
-        drop(served);
-        self.0.changes.send_modify(|changes| *changes += 1);
-        Ok(removed.thread)
+        self.take_away(name).map(|(thread, _)| thread)
     }
 
-    /// Takes all models away; their threads end when all is answered.
+    /// The same, its name still taken.
+    pub(super) fn take_away(&self, name: &str) -> Result<(ModelThread, Passing), EngineError> {
+        let mut shelf = self.shelf();
+        let Some(at) = shelf.served.iter().position(|one| one.name == name) else {
+            return Err(unknown(name, &shelf.served));
+        };
+        let Served { name, thread, engine } = shelf.served.remove(at);
+        shelf.passing.push((name.clone(), ModelState::Unloading));
+        drop((shelf, engine));
+        self.changed();
+        Ok((thread, Passing { models: self.clone(), name }))
+    }
+
+    /// Takes a name for a model that is not served yet.
+    pub(super) fn pass(&self, name: &str, state: ModelState) -> Result<Passing, EngineError> {
+        let mut shelf = self.shelf();
+        let served = shelf.served.iter().map(|one| &one.name);
+        let mut names = served.chain(shelf.passing.iter().map(|(name, _)| name));
+        if names.any(|taken| taken == name) {
+            return Err(EngineError::Present { what: "model", name: shortened(name) });
+        }
+        let (models, max) = (shelf.served.len() + shelf.passing.len(), self.0.settings.models.items_max);
+        if models >= max {
+            let problem = format!("is {max}, and there are {models} models");
+            return Err(EngineError::Unfit { subject: "models.items_max".into(), problem });
+        }
+        shelf.passing.push((name.into(), state));
+        Ok(Passing { models: self.clone(), name: name.into() })
+    }
+
+    /// Takes all models away; their threads end when all is answered. None can be added any more.
     pub fn close(&self) -> Vec<ModelThread> {
-        let threads = self.served().drain(..).map(|one| one.thread).collect();
-        self.0.changes.send_modify(|changes| *changes += 1);
+        let mut shelf = self.shelf();
+        shelf.closed = true;
+        let threads = shelf.served.drain(..).map(|one| one.thread).collect();
+        drop(shelf);
+        self.changed();
         threads
+    }
+
+    /// The names of those that come or go.
+    pub fn passing(&self) -> Vec<(String, ModelState)> {
+        self.shelf().passing.clone()
     }
 
     /// The engine of the model called `name`; an empty name means the first.
@@ -85,16 +133,16 @@ impl Models {
 
     /// The same with the name under which it is served.
     pub fn entry(&self, name: &str) -> Result<(String, Engine), EngineError> {
-        let served = self.served();
+        let served = &self.shelf().served;
         match served.iter().find(|one| name.is_empty() || one.name == name) {
             Some(one) => Ok((one.name.clone(), one.engine.clone())),
-            None => Err(unknown(name, &served)),
+            None => Err(unknown(name, served)),
         }
     }
 
     /// All of them, each with its name.
     pub fn all(&self) -> Vec<(String, Engine)> {
-        self.served().iter().map(|one| (one.name.clone(), one.engine.clone())).collect()
+        self.shelf().served.iter().map(|one| (one.name.clone(), one.engine.clone())).collect()
     }
 
     /// Resolves when the thread of a served model has panicked, and never otherwise.
@@ -102,7 +150,7 @@ impl Models {
         let mut changes = self.0.changes.subscribe();
         loop {
             let mut ends = JoinSet::new();
-            for one in self.served().iter() {
+            for one in &self.shelf().served {
                 let mut thread = one.thread.clone();
                 ends.spawn(async move { thread.ended().await });
             }
@@ -114,8 +162,35 @@ impl Models {
         }
     }
 
-    fn served(&self) -> MutexGuard<'_, Vec<Served>> {
-        self.0.served.lock().unwrap_or_else(PoisonError::into_inner)
+    fn changed(&self) {
+        self.0.changes.send_modify(|changes| *changes += 1);
+    }
+
+    fn shelf(&self) -> MutexGuard<'_, Shelf> {
+        self.0.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Passing {
+    /// The model is here: it is served under its name from now on.
+    pub(super) fn serve(mut self, engine: Engine, thread: ModelThread) -> Result<(), EngineError> {
+        let mut shelf = self.models.0.shelf.lock().unwrap_or_else(PoisonError::into_inner);
+        if shelf.closed {
+            return Err(EngineError::Stopped);
+        }
+        // One step: nobody can take the name meanwhile, and then it is not this one's to give back.
+        let name = std::mem::take(&mut self.name);
+        shelf.passing.retain(|(passing, _)| *passing != name);
+        shelf.served.push(Served { name, engine, thread });
+        drop(shelf);
+        self.models.changed();
+        Ok(())
+    }
+}
+
+impl Drop for Passing {
+    fn drop(&mut self) {
+        self.models.shelf().passing.retain(|(name, _)| *name != self.name);
     }
 }
 

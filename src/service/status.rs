@@ -29,6 +29,9 @@ pub(super) fn status(error: EngineError) -> Status {
             details.set_retry_info(Some(*retry_after));
             (Code::ResourceExhausted, details)
         }
+        EngineError::Unfit { subject, problem } => {
+            (Code::FailedPrecondition, ErrorDetails::with_precondition_failure_violation("state", subject, problem))
+        }
         EngineError::Missing { part, .. } => (
             Code::FailedPrecondition,
             ErrorDetails::with_precondition_failure_violation("part", *part, error.to_string()),

@@ -250,6 +250,13 @@ concerns! {
         /// not name are as their bundle says.
         precision: Option<String> = None, Bounds::Text("PART=WORD,.. or a word for all parts"), "VLJEPA_PRECISION";
     }
+    /// Models that clients may load.
+    models: ModelsSettings {
+        /// Models at once, those that come or go included; a further one is refused.
+        items_max: usize = 16, 1..=1 << 10, "VLJEPA_MODELS_MAX";
+        /// Directory below which clients may load bundles; none: they may not.
+        root: Option<String> = None, TEXT, "VLJEPA_MODELS_ROOT";
+    }
     /// Where the process listens.
     server: ServerSettings {
         /// Address of the gRPC server; port 0 takes a free one.

@@ -19,7 +19,7 @@ use crate::model::decoder::{DecodeOptions, TokenSampling};
 use crate::settings::Settings;
 use media::{media_of, sampling_of};
 
-pub(super) use models::model;
+pub(super) use models::{model, model_place, passing};
 pub(super) use results::{answer, encoded_texts, prediction, predictions};
 pub(super) use stream::{Opening, opening, stream_item};
 pub(super) use uploads::{promise, receipt};

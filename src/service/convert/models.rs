@@ -1,9 +1,40 @@
-//! What is served and within which limits, as clients are told.
+//! What is served and within which limits, as clients are told, and what they may have loaded.
 
-use crate::engine::Engine;
+use std::path::{Component, PathBuf};
+
+use super::{Checked, invalid};
+use crate::engine::{Engine, ModelState, shortened};
 use crate::model::facts::{ModelFacts, PartFacts};
 use crate::service::proto;
 use crate::settings::Settings;
+
+const NAME_MAX: usize = 64;
+
+/// A model that comes or goes.
+pub(in crate::service) fn passing(name: String, state: ModelState) -> proto::Model {
+    let state = match state {
+        ModelState::Loading => proto::ModelState::Loading,
+        ModelState::Unloading => proto::ModelState::Unloading,
+    };
+    proto::Model { name, state: state as i32, ..Default::default() }
+}
+
+/// LoadModel's name and directory. What lies there is looked at when it is loaded.
+pub(in crate::service) fn model_place(request: proto::LoadModelRequest) -> Checked<(String, PathBuf)> {
+    let proto::LoadModelRequest { name, directory } = request;
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || "._-".contains(letter);
+    if !(1..=NAME_MAX).contains(&name.len()) || !name.chars().all(plain) {
+        let problem =
+            format!("is {:?}, must be 1 to {NAME_MAX} letters, digits, \".\", \"-\", \"_\"", shortened(&name));
+        return Err(invalid("name", problem));
+    }
+    let path = PathBuf::from(&directory);
+    if directory.is_empty() || !path.components().all(|part| matches!(part, Component::Normal(_))) {
+        let problem = format!("is {:?}, must be a relative path without \"..\"", shortened(&directory));
+        return Err(invalid("directory", problem));
+    }
+    Ok((name, path))
+}
 
 /// What is served, with all its limits.
 pub(in crate::service) fn model(name: &str, engine: &Engine) -> proto::Model {
@@ -24,6 +55,7 @@ pub(in crate::service) fn model(name: &str, engine: &Engine) -> proto::Model {
         instruction_set: facts.instruction_set.into(),
         visual_tokens: facts.visual_tokens as u32,
         limits: Some(limits(engine.settings(), facts)),
+        state: proto::ModelState::Serving as i32,
     }
 }
 
@@ -54,5 +86,6 @@ fn limits(settings: &Settings, facts: &ModelFacts) -> proto::Limits {
         uploads_max: uploads.items_max as u32,
         uploads_bytes_max: uploads.total_bytes_max,
         upload_expiry_ms: uploads.expiry_ms,
+        models_max: settings.models.items_max as u32,
     }
 }

@@ -1,6 +1,7 @@
 //! The service as clients see it: a tiny random model behind a real socket. Here is what its tests share.
 
 mod life;
+mod models;
 mod stream;
 mod surface;
 mod uploads;

@@ -11,6 +11,7 @@ mod demo;
 mod embed;
 mod evaluate;
 mod inspect;
+mod log;
 mod serve;
 mod settings;
 mod train;

@@ -1,35 +1,41 @@
 //! `vljepa serve`: the gRPC server as a process, with its socket, its signals and its log.
 
-use std::io::IsTerminal;
 use std::net::SocketAddr;
 
 use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 use super::bundle::BundlesArgs;
+use super::log::Log;
 use super::{runtime, start_models};
-use crate::service;
-use crate::settings::{Flag, LogSettings, Settings};
+use crate::service::{self, Listeners};
+use crate::settings::{Flag, Settings};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Serve {
     /// Address to listen on, 127.0.0.1:50051 if nobody sets it; port 0 takes a free one.
     #[arg(long, value_name = "IP:PORT")]
     addr: Option<SocketAddr>,
+    /// Address for metrics and probes over HTTP, /metrics, /livez and /readyz; not served if nobody sets it.
+    #[arg(long, value_name = "IP:PORT")]
+    admin_addr: Option<SocketAddr>,
     #[command(flatten)]
     bundles: BundlesArgs,
 }
 
 impl Serve {
     pub(super) fn flags(&self) -> Vec<Flag> {
-        Flag::named("--addr", "server.addr", self.addr).into_iter().collect()
+        let flags = [
+            Flag::named("--addr", "server.addr", self.addr),
+            Flag::named("--admin-addr", "server.admin_addr", self.admin_addr),
+        ];
+        flags.into_iter().flatten().collect()
     }
 
     pub(super) fn run(self, settings: Settings) -> anyhow::Result<i32> {
-        log_to_stderr(&settings.log)?;
-        let asked = settings.server.addr;
+        let _log = Log::to_stderr(&settings.log)?;
+        let (asked, admin_asked) = (settings.server.addr, settings.server.admin_addr);
         let models = start_models(self.bundles.open(&settings)?, settings)?;
         let runtime = runtime()?;
         let served = runtime.block_on(async {
@@ -38,9 +44,13 @@ impl Serve {
             if !addr.ip().is_loopback() {
                 tracing::warn!(%addr, "anyone who reaches this address is served: there is no TLS and no key");
             }
+            let admin = match admin_asked {
+                Some(asked) => Some(listen_for_admin(asked).await?),
+                None => None,
+            };
             let names: Vec<String> = models.all().into_iter().map(|(name, _)| name).collect();
             println!("serving {} on {addr}", names.join(", "));
-            service::serve(listener, models, ended_by_signal()?).await?;
+            service::serve(Listeners { calls: listener, admin }, models, ended_by_signal()?).await?;
             anyhow::Ok(())
         });
         // Connections that hang must not hold the exit.
@@ -49,16 +59,15 @@ impl Serve {
     }
 }
 
-fn log_to_stderr(log: &LogSettings) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&log.filter).with_context(|| format!("log.filter is {:?}", log.filter))?;
-    let colours = std::io::stderr().is_terminal();
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
-    if log.format == "json" {
-        lines.json().init()
-    } else {
-        lines.init()
+/// The listener for metrics and probes, which no key protects.
+async fn listen_for_admin(asked: SocketAddr) -> anyhow::Result<TcpListener> {
+    let listener = TcpListener::bind(asked).await.with_context(|| format!("server.admin_addr {asked}"))?;
+    let addr = listener.local_addr()?;
+    if !addr.ip().is_loopback() {
+        tracing::warn!(%addr, "anyone who reaches this address sees metrics and probes");
     }
-    Ok(())
+    println!("metrics and probes on http://{addr}");
+    Ok(listener)
 }
 
 /// Resolves at the first SIGINT or SIGTERM; the second one ends the process.

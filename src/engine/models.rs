@@ -145,6 +145,11 @@ impl Models {
         self.shelf().served.iter().map(|one| (one.name.clone(), one.engine.clone())).collect()
     }
 
+    /// Whether the thread of a served model has panicked.
+    pub fn panicked(&self) -> bool {
+        self.served().iter().any(|one| one.thread.state() == ThreadState::Panicked)
+    }
+
     /// Resolves when the thread of a served model has panicked, and never otherwise.
     pub async fn failed(&self) {
         let mut changes = self.0.changes.subscribe();

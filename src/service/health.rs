@@ -29,6 +29,11 @@ impl Health {
         Self { models, draining }
     }
 
+    /// Whether the server should be sent requests.
+    pub(super) async fn serving(&self) -> bool {
+        self.look().await == ServingStatus::Serving
+    }
+
     async fn look(&self) -> ServingStatus {
         let patience = Duration::from_millis(self.models.settings().service.health_max_ms);
         let (deadline, models) = (Instant::now() + patience, self.models.all());

@@ -1,5 +1,4 @@
-//! What surrounds every call, from the outside in: a request id, the log line, the deadline, the guard against
-//! panics.
+//! What surrounds every call within its being seen: the deadline, the guard against panics.
 //!
 //! The deadline is our own because tonic answers an expired grpc-timeout with CANCELLED; ours fires a little
 //! earlier, and it is also what the queue drops late work by.
@@ -7,16 +6,15 @@
 use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::http::{HeaderMap, Request, Response};
-use tonic::{Code, Status};
 use tower::{Layer, Service};
 
+use super::seen::RequestId;
 use crate::settings::ServiceSettings;
 
 /// When the answer to a call is of no use any more; every call carries it among its extensions.
@@ -31,7 +29,6 @@ const EARLIER: Duration = Duration::from_millis(5);
 pub(super) struct Guard {
     deadline_default: Duration,
     deadline_max: Duration,
-    requests: Arc<AtomicU64>,
 }
 
 impl Guard {
@@ -39,7 +36,6 @@ impl Guard {
         Self {
             deadline_default: Duration::from_millis(settings.deadline_default_ms),
             deadline_max: Duration::from_millis(settings.deadline_max_ms),
-            requests: Arc::default(),
         }
     }
 }
@@ -74,28 +70,24 @@ where
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let started = Instant::now();
-        let id = self.guard.requests.fetch_add(1, Ordering::Relaxed);
+        let id = request.extensions().get::<RequestId>().cloned();
         let asked = grpc_timeout(request.headers()).unwrap_or(self.guard.deadline_default);
         let allowed = asked.min(self.guard.deadline_max);
         let deadline = started + allowed.saturating_sub(EARLIER.min(allowed / 2));
         request.extensions_mut().insert(Deadline(deadline));
-        let path = request.uri().path().to_owned();
         let call = without_panic(self.inner.call(request), id);
         Box::pin(async move {
             let late = || Status::deadline_exceeded("deadline exceeded").into_http();
             let response = tokio::time::timeout_at(deadline.into(), call).await.unwrap_or_else(|_| late());
-            let code = Status::from_header_map(response.headers()).map_or(Code::Ok, |status| status.code());
-            let elapsed_ms = started.elapsed().as_millis() as u64;
-            tracing::info!(id, path, ?code, elapsed_ms, "call");
             Ok(response)
         })
     }
 }
 
-/// A panic becomes INTERNAL with the id under which it is logged.
+/// A panic becomes INTERNAL, and is logged with the id of its request.
 async fn without_panic(
     call: impl Future<Output = Result<Response<Body>, Infallible>> + Send,
-    id: u64,
+    id: Option<RequestId>,
 ) -> Response<Body> {
     let mut call = std::pin::pin!(call);
     let outcome =
@@ -105,8 +97,9 @@ async fn without_panic(
             Err(_) => Poll::Ready(None),
         });
     outcome.await.unwrap_or_else(|| {
-        tracing::error!(id, "a handler panicked");
-        Status::internal(format!("internal error, request {id}")).into_http()
+        tracing::error!(request_id = id.as_ref().map(RequestId::as_str), "a handler panicked");
+        // Who watches the call adds the id.
+        Status::internal("internal error").into_http()
     })
 }
 
@@ -151,8 +144,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_becomes_internal() {
-        let response = without_panic(async { panic!("a bug") }, 7).await;
+        let response = without_panic(async { panic!("a bug") }, None).await;
         let status = Status::from_header_map(response.headers()).expect("a status");
-        assert_eq!((status.code(), status.message()), (Code::Internal, "internal error, request 7"));
+        assert_eq!((status.code(), status.message()), (tonic::Code::Internal, "internal error"));
     }
 }

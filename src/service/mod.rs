@@ -11,13 +11,16 @@ mod health;
 mod layers;
 mod media;
 mod models;
+mod seen;
 mod shutdown;
 mod status;
 mod stream;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::codec::CompressionEncoding::{Gzip, Zstd};
 use tonic::transport::Server;
@@ -28,6 +31,8 @@ use proto::answer_service_server::AnswerServiceServer;
 use proto::embedding_service_server::EmbeddingServiceServer;
 use proto::media_service_server::MediaServiceServer;
 use proto::model_service_server::ModelServiceServer;
+
+use seen::{Admin, Seen, States, Traces};
 
 pub use shutdown::ServeError;
 
@@ -42,17 +47,40 @@ pub mod proto {
 const STREAMS_PER_CONNECTION_MAX: u32 = 1024;
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
-/// Serves on `listener` until `shutdown` resolves or the thread of a model panics.
+/// Where a server listens.
+#[derive(Debug)]
+pub struct Listeners {
+    /// For calls.
+    pub calls: TcpListener,
+    /// For metrics and probes over HTTP, if they are wanted.
+    pub admin: Option<TcpListener>,
+}
+
+impl From<TcpListener> for Listeners {
+    fn from(calls: TcpListener) -> Self {
+        Self { calls, admin: None }
+    }
+}
+
+/// Serves on `listeners` until `shutdown` resolves or the thread of a model panics.
 ///
 /// Then health says NOT_SERVING, the drain delay passes, nothing new is taken, and what is in flight may finish
 /// until the drain bound. Fails if the transport does, or if a model's thread panicked.
 pub async fn serve(
-    listener: TcpListener,
+    listeners: impl Into<Listeners>,
     models: Models,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
+    let Listeners { calls, admin } = listeners.into();
     tokio::spawn(models.uploads().sweeping());
     let drain = shutdown::Drain::new(&models.settings().service);
+    let health = health::Health::new(models.clone(), drain.draining());
+    let traces = Traces::start(&models.settings().traces).map_err(ServeError::Traces)?.map(Arc::new);
+    // Dropped with this function, the listener for metrics and probes ends last.
+    let mut aside = JoinSet::new();
+    if let Some(listener) = admin {
+        aside.spawn(Admin::new(models.clone(), health.clone(), States::new()).serve(listener));
+    }
     // Every service takes the same bounds and compressions.
     macro_rules! bounded {
         ($server:ident, $service:expr) => {
@@ -73,6 +101,8 @@ pub async fn serve(
         .tcp_nodelay(true)
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
         .http2_keepalive_interval(Some(KEEPALIVE))
+        // Outside of all that can refuse a call or end it: whatever happens to it is seen.
+        .layer(Seen::new(&[proto::DESCRIPTORS, tonic_health::pb::FILE_DESCRIPTOR_SET], traces.clone()))
         .layer(layers::Guard::new(&models.settings().service))
         .add_service(bounded!(
             EmbeddingServiceServer,
@@ -81,10 +111,14 @@ pub async fn serve(
         .add_service(bounded!(AnswerServiceServer, answer::Answers(models.clone())))
         .add_service(bounded!(MediaServiceServer, media::MediaFiles(models.clone())))
         .add_service(bounded!(ModelServiceServer, models::Models(models.clone())))
-        .add_service(HealthServer::new(health::Health::new(models.clone(), drain.draining())))
+        .add_service(HealthServer::new(health))
         .add_service(reflection().build_v1().expect(described))
         // Python's clients still ask for this one.
         .add_service(reflection().build_v1alpha().expect(described));
-    let serving = server.serve_with_incoming_shutdown(TcpListenerStream::new(listener), drain.refused());
-    drain.run(serving, models, shutdown).await
+    let serving = server.serve_with_incoming_shutdown(TcpListenerStream::new(calls), drain.refused());
+    let outcome = drain.run(serving, models, shutdown).await;
+    if let Some(traces) = traces {
+        traces.end().await;
+    }
+    outcome
 }

@@ -16,6 +16,9 @@ pub enum ServeError {
     /// The thread of a model panicked; the process should end, for that model cannot answer any more.
     #[error("a model's thread panicked")]
     ModelThread,
+    /// Traces cannot be told as they are asked for.
+    #[error("{0}")]
+    Traces(String),
     /// The socket failed.
     #[error("the server failed")]
     Transport(#[from] tonic::transport::Error),

@@ -5,7 +5,6 @@
 //! client leaves or the deadline passes, the task is dropped, and with it all that it began.
 
 use std::collections::HashMap;
-use std::time::Instant;
 
 use prost::Message;
 use tokio::sync::{mpsc, watch};
@@ -23,7 +22,7 @@ use super::proto::{
     StreamPredictResponse, StreamPredictResult,
 };
 use super::status::{draining, item_status, status};
-use crate::engine::{EngineError, Models, Owner, shortened};
+use crate::engine::{Call, EngineError, Models, Owner, shortened};
 
 /// What goes back to the client.
 pub(super) type Responses = ReceiverStream<Result<StreamPredictResponse, Status>>;
@@ -38,14 +37,15 @@ pub(super) fn answer(
     requests: Request<Streaming<StreamPredictRequest>>,
 ) -> Responses {
     let (responses, sent) = mpsc::channel(RESPONSES_WAITING);
-    let deadline = convert::deadline(&requests, models.settings());
+    let call = convert::call(&requests, models.settings());
+    let deadline = call.deadline;
     let session = Session {
         window: Window { bytes_max: models.settings().service.message_bytes_max, ..Window::default() },
         models,
         owner: convert::owner(&requests),
         requests: requests.into_inner(),
         responses: responses.clone(),
-        deadline,
+        call,
         opened: None,
         tasks: JoinSet::new(),
         told: StreamPredictFinished::default(),
@@ -68,7 +68,7 @@ struct Session {
     models: Models,
     requests: Streaming<StreamPredictRequest>,
     responses: mpsc::Sender<Result<StreamPredictResponse, Status>>,
-    deadline: Instant,
+    call: Call,
     owner: Owner,
     /// The model's name and what holds for all items, once the first message has come.
     opened: Option<(String, Opening)>,
@@ -149,7 +149,7 @@ impl Session {
         let engine = self.models.named(model);
         let item = engine.and_then(|engine| {
             let desk = Desk { settings: engine.settings(), uploads: self.models.uploads(), owner: self.owner.clone() };
-            let (question, output, call) = convert::stream_item(item, opening, &engine, &desk, self.deadline)?;
+            let (question, output, call) = convert::stream_item(item, opening, &engine, &desk, &self.call)?;
             Ok(async move {
                 let outcome = engine.predict(vec![Ok(question)], call).await.pop().expect("one outcome an item");
                 (id, outcome.map(|found| convert::prediction(&found, output)).map_err(|error| error.within("item")))

@@ -261,6 +261,8 @@ concerns! {
     server: ServerSettings {
         /// Address of the gRPC server; port 0 takes a free one.
         addr: SocketAddr = LOOPBACK, ADDRESS, "VLJEPA_ADDR";
+        /// Address of metrics and probes over HTTP: /metrics, /livez, /readyz; none: they are not served.
+        admin_addr: Option<SocketAddr> = None, ADDRESS, "VLJEPA_ADMIN_ADDR";
     }
     /// What is logged, and how.
     log: LogSettings {
@@ -268,5 +270,22 @@ concerns! {
         filter: String = "info".into(), TEXT, "VLJEPA_LOG";
         /// Lines for people or for programs.
         format: String = "text".into(), &["text", "json"], "VLJEPA_LOG_FORMAT";
+    }
+    /// Traces over OTLP, by OpenTelemetry's own variables; those that only say how batches of spans travel, such as
+    /// OTEL_EXPORTER_OTLP_HEADERS and OTEL_BSP_SCHEDULE_DELAY, its library reads by itself.
+    traces: TraceSettings {
+        /// The collector, such as http://127.0.0.1:4317, which takes OTLP over gRPC; none: nothing is traced.
+        endpoint: Option<String> = None, TEXT, "OTEL_EXPORTER_OTLP_ENDPOINT";
+        /// The collector of traces alone, if it is another one.
+        traces_endpoint: Option<String> = None, TEXT, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
+        /// true: nothing is traced.
+        disabled: String = "false".into(), TEXT, "OTEL_SDK_DISABLED";
+        /// As what the server is known to the collector.
+        service_name: String = "vljepa".into(), TEXT, "OTEL_SERVICE_NAME";
+        /// Which calls are traced: always_on, always_off, traceidratio, or one of these after parentbased_, which asks
+        /// the caller first.
+        sampler: String = "parentbased_always_on".into(), TEXT, "OTEL_TRACES_SAMPLER";
+        /// The part of all calls that traceidratio traces, 0 to 1; none: all.
+        sampler_share: Option<String> = None, TEXT, "OTEL_TRACES_SAMPLER_ARG";
     }
 }

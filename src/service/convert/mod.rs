@@ -14,7 +14,7 @@ use tonic::Request;
 use super::layers::Deadline;
 use super::proto;
 use crate::embedding::Dtype;
-use crate::engine::{Call, Class, Engine, EngineError, Manner, Owner, Question, Uploads};
+use crate::engine::{Call, Class, Engine, EngineError, Manner, Owner, Question, Trail, Uploads};
 use crate::model::decoder::{DecodeOptions, TokenSampling};
 use crate::settings::Settings;
 use media::{media_of, sampling_of};
@@ -53,8 +53,8 @@ pub(super) fn questions(
 ) -> Checked<(Vec<Checked<Question>>, Output, Call)> {
     let settings = engine.settings();
     let desk = Desk { settings, uploads, owner: owner(&request) };
-    let (deadline, request) = (deadline(&request, settings), request.into_inner());
-    let call = Call { class: class(request.priority)?, ..Call::interactive(deadline) };
+    let (call, request) = (call(&request, settings), request.into_inner());
+    let call = Call { class: class(request.priority)?, ..call };
     count("items", request.items.len(), 1, settings.media.items_max)?;
     let question = |(at, item): (usize, proto::PredictItem)| {
         question(item.media, item.sampling, item.question, &desk).map_err(|error| error.within(&format!("items[{at}]")))
@@ -69,8 +69,8 @@ pub(super) fn texts(
     engine: &Engine,
 ) -> Checked<(Vec<Checked<String>>, Output, Call)> {
     let settings = engine.settings();
-    let (deadline, request) = (deadline(&request, settings), request.into_inner());
-    let call = Call { class: class(request.priority)?, ..Call::interactive(deadline) };
+    let (call, request) = (call(&request, settings), request.into_inner());
+    let call = Call { class: class(request.priority)?, ..call };
     count("texts", request.texts.len(), 1, settings.text.texts_max)?;
     let texts = (0..).zip(request.texts).map(|(at, one)| text(&format!("texts[{at}]"), one, settings)).collect();
     Ok((texts, output(request.output, engine.dimensions())?, call))
@@ -84,8 +84,8 @@ pub(super) fn ask(
 ) -> Checked<(Question, Manner, Option<Output>, Call)> {
     let settings = engine.settings();
     let desk = Desk { settings, uploads, owner: owner(&request) };
-    let (deadline, request) = (deadline(&request, settings), request.into_inner());
-    let call = Call { class: class(request.priority)?, ..Call::interactive(deadline) };
+    let (call, request) = (call(&request, settings), request.into_inner());
+    let call = Call { class: class(request.priority)?, ..call };
     count("candidates", request.candidates.len(), 0, settings.text.candidates_max)?;
     let manner = match request.candidates.is_empty() {
         true => Manner::Speak(generation(request.generation.unwrap_or_default(), settings)?),
@@ -105,10 +105,16 @@ pub(super) fn owner<T>(_: &Request<T>) -> Owner {
 }
 
 /// When the answer to `request` is of no use any more.
-pub(super) fn deadline<T>(request: &Request<T>, settings: &Settings) -> Instant {
+fn deadline<T>(request: &Request<T>, settings: &Settings) -> Instant {
     // The guard puts one into every request; this is for a service that is called without it.
     let default = || Instant::now() + Duration::from_millis(settings.service.deadline_default_ms);
     request.extensions().get::<Deadline>().map_or_else(default, |deadline| deadline.0)
+}
+
+/// What belongs to the call that brought `request`, as long as nobody says more.
+pub(super) fn call<T>(request: &Request<T>, settings: &Settings) -> Call {
+    let trail = request.extensions().get::<Trail>().cloned().unwrap_or_default();
+    Call { trail, ..Call::interactive(deadline(request, settings)) }
 }
 
 fn class(priority: i32) -> Checked<Class> {

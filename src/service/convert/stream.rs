@@ -24,17 +24,18 @@ pub(in crate::service) fn opening(open: StreamPredictOpen, engine: &Engine) -> C
     Ok(Opening { window: if window == 0 { max } else { window }, class: class(open.priority)?, output: open.output })
 }
 
-/// One item's question, output and call; `deadline` is that of the whole stream.
+/// One item's question, output and call; `whole` is the stream's.
 pub(in crate::service) fn stream_item(
     StreamPredictItem { item, priority, timeout_ms, .. }: StreamPredictItem,
     opening: &Opening,
     engine: &Engine,
     desk: &Desk,
-    deadline: Instant,
+    whole: &Call,
 ) -> Checked<(Question, Output, Call)> {
     let class = if priority == Priority::Unspecified as i32 { opening.class } else { class(priority)? };
     let own = Instant::now().checked_add(Duration::from_millis(timeout_ms)).filter(|_| timeout_ms > 0);
-    let call = Call { class, ..Call::interactive(own.map_or(deadline, |own| own.min(deadline))) };
+    let deadline = own.map_or(whole.deadline, |own| own.min(whole.deadline));
+    let call = Call { class, deadline, trail: whole.trail.clone() };
     let item = item.ok_or_else(|| invalid("item", "is missing"))?;
     let question = question(item.media, item.sampling, item.question, desk);
     // The model may be another one of that name by now, so its dimensions are looked at again.

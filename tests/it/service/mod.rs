@@ -2,6 +2,7 @@
 
 mod life;
 mod models;
+mod seen;
 mod stream;
 mod surface;
 mod uploads;
@@ -19,7 +20,7 @@ use vljepa::service::proto;
 use vljepa::service::proto::answer_service_client::AnswerServiceClient;
 use vljepa::service::proto::embedding_service_client::EmbeddingServiceClient;
 use vljepa::service::proto::media::Source;
-use vljepa::service::{ServeError, serve};
+use vljepa::service::{Listeners, ServeError, serve};
 use vljepa::settings::Settings;
 
 use crate::model_laws::{BERT, bundle};
@@ -38,6 +39,17 @@ pub struct Running {
 
 /// Starts a server of a tiny model, called "tiny", with the default settings changed by `set`.
 pub async fn start(set: impl FnOnce(&mut Settings)) -> Running {
+    start_on(set, None).await
+}
+
+/// The same with metrics and probes, and their address.
+pub async fn start_watched(set: impl FnOnce(&mut Settings)) -> (Running, SocketAddr) {
+    let admin = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = admin.local_addr().expect("bound");
+    (start_on(set, Some(admin)).await, address)
+}
+
+async fn start_on(set: impl FnOnce(&mut Settings), admin: Option<TcpListener>) -> Running {
     let mut settings = Settings::default();
     set(&mut settings);
     let folder = tempfile::tempdir().expect("a folder");
@@ -48,7 +60,8 @@ pub async fn start(set: impl FnOnce(&mut Settings)) -> Running {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
     let (stop, stopped) = oneshot::channel::<()>();
-    let served = tokio::spawn(serve(listener, models.clone(), async { drop(stopped.await) }));
+    let served =
+        tokio::spawn(serve(Listeners { calls: listener, admin }, models.clone(), async { drop(stopped.await) }));
     let channel =
         Channel::from_shared(format!("http://{address}")).expect("an address").connect().await.expect("listens");
     Running { address, channel, models, stop, served }

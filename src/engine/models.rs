@@ -147,7 +147,7 @@ impl Models {
 
     /// Whether the thread of a served model has panicked.
     pub fn panicked(&self) -> bool {
-        self.served().iter().any(|one| one.thread.state() == ThreadState::Panicked)
+        self.shelf().served.iter().any(|one| one.thread.state() == ThreadState::Panicked)
     }
 
     /// Resolves when the thread of a served model has panicked, and never otherwise.
@@ -186,6 +186,8 @@ impl Passing {
         // One step: nobody can take the name meanwhile, and then it is not this one's to give back.
         let name = std::mem::take(&mut self.name);
         shelf.passing.retain(|(passing, _)| *passing != name);
+        // One that has been used already keeps the name it had.
+        let _ = engine.0.name.set((*name).into());
         shelf.served.push(Served { name, engine, thread });
         drop(shelf);
         self.models.changed();

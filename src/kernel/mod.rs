@@ -26,6 +26,7 @@ mod neon;
 mod neondot;
 pub mod packed;
 pub mod peak;
+pub mod pulse;
 pub mod quantize;
 mod scalar;
 mod shared;

@@ -1,13 +1,13 @@
 //! Where the time of a forward pass goes, kind by kind: kept on request, for the thread that asks.
 //!
-//! Every kernel that does work worth counting runs inside [`count`]. While nobody keeps a tally that is one look at a
-//! thread-local flag; kernels that run on threads of the pool are part of the kernel that called them.
+//! Every kernel that does work worth counting runs inside [`count`]. While nobody keeps a tally or listens to the
+//! thread's pulse that is one look at two thread-local flags; kernels that run on threads of the pool are part of the kernel that called them.
 
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
 use super::clock::Moment;
-use super::threads;
+use super::{pulse, threads};
 
 /// What kernels do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +92,7 @@ pub fn kept<R>(work: impl FnOnce() -> R) -> (R, Tally) {
 /// Runs `work` as one piece of `kind` that does so many operations.
 #[inline]
 pub(crate) fn count<R>(kind: Kind, operations: f64, work: impl FnOnce() -> R) -> R {
+    pulse::beat();
     if !KEEPING.get() {
         return work();
     }

@@ -220,12 +220,26 @@ impl Preprocessor {
     /// published processors. Fails when a frame's size and bytes disagree, when no frame is left, or when frames
     /// of one clip come out in different sizes.
     pub fn clip(&self, frames: &[Frame], sampling: &Sampling) -> Result<Clip, InputError> {
+        self.clip_while(frames, sampling, &mut || true)
+    }
+
+    /// The same for who may lose patience: `go_on` is asked before each frame, and [`InputError::GivenUp`] is the
+    /// answer when it says no.
+    pub fn clip_while(
+        &self,
+        frames: &[Frame],
+        sampling: &Sampling,
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<Clip, InputError> {
         let indices = sampling.indices(frames, self.num_frames, self.max_num_frames)?;
         let (height, width) = self.target(&frames[indices[0]])?;
         let levels = self.levels();
         let area = height * width;
         let mut samples = Vec::with_capacity(indices.len() * 3 * area);
         for (i, &index) in indices.iter().enumerate() {
+            if !go_on() {
+                return Err(InputError::GivenUp);
+            }
             if i > 0 && indices[i - 1] == index {
                 samples.extend_from_within(samples.len() - 3 * area..);
                 continue;

@@ -46,6 +46,9 @@ pub enum InputError {
         /// Frames there were.
         frames: usize,
     },
+    /// Whoever asked for it lost patience.
+    #[error("given up")]
+    GivenUp,
     /// A preprocessor_config.json or tokenizer.json that cannot be used.
     #[error("{file}: {reason}")]
     File {

@@ -35,6 +35,16 @@ pub struct MediaLimits {
 /// Decodes JPEG, PNG, WebP, GIF or BMP. A still picture is one frame at 0 ms; animated GIF, WebP and PNG give
 /// every frame, composed, at the sum of the delays before it. Fails, and never panics, on everything else.
 pub fn decode_media(bytes: &[u8], limits: &MediaLimits) -> Result<Vec<Frame>, InputError> {
+    decode_media_while(bytes, limits, &mut |_| true)
+}
+
+/// The same for who may lose patience: before each frame `go_on` is told the bytes that decoding takes with it,
+/// and [`InputError::GivenUp`] is the answer when it says no.
+pub fn decode_media_while(
+    bytes: &[u8],
+    limits: &MediaLimits,
+    go_on: &mut dyn FnMut(u64) -> bool,
+) -> Result<Vec<Frame>, InputError> {
     let max = limits.bytes_max as u64;
     if bytes.len() as u64 > max {
         return Err(InputError::TooLarge { field: "media bytes", value: bytes.len().to_string(), max });
@@ -49,7 +59,7 @@ pub fn decode_media(bytes: &[u8], limits: &MediaLimits) -> Result<Vec<Frame>, In
     };
     let reading = Reading { name, limits: *limits };
     // The decoders are other people's code, fed by strangers.
-    catch_unwind(AssertUnwindSafe(|| reading.decode(bytes, format)))
+    catch_unwind(AssertUnwindSafe(|| reading.decode(bytes, format, go_on)))
         .unwrap_or_else(|_| Err(reading.broken("its decoder panicked")))
 }
 
@@ -68,30 +78,35 @@ struct Reading {
 }
 
 impl Reading {
-    fn decode(&self, bytes: &[u8], format: ImageFormat) -> Result<Vec<Frame>, InputError> {
+    fn decode(
+        &self,
+        bytes: &[u8],
+        format: ImageFormat,
+        go_on: &mut dyn FnMut(u64) -> bool,
+    ) -> Result<Vec<Frame>, InputError> {
         let source = Cursor::new(bytes);
         match format {
             ImageFormat::Jpeg if jpeg_is_cut(bytes) => Err(self.broken("it is truncated: no end-of-image marker")),
-            ImageFormat::Jpeg => self.still(JpegDecoder::new(source)),
+            ImageFormat::Jpeg => self.still(JpegDecoder::new(source), go_on),
             ImageFormat::Png => {
                 let decoder = PngDecoder::with_limits(source, self.allocation()).map_err(|e| self.told(e))?;
                 let eight_bit = decoder.color_type().bytes_per_pixel() == decoder.color_type().channel_count();
                 // The decoder composes no animation of 16 bits a sample; such a file is its first picture.
                 match decoder.is_apng().map_err(|error| self.told(error))? && eight_bit {
-                    false => self.still(Ok(decoder)),
+                    false => self.still(Ok(decoder), go_on),
                     true => {
                         self.admit(decoder.dimensions())?;
-                        self.animation(decoder.apng().map_err(|error| self.told(error))?)
+                        self.animation(decoder.apng().map_err(|error| self.told(error))?, go_on)
                     }
                 }
             }
             ImageFormat::WebP => {
                 let decoder = WebPDecoder::new(source).map_err(|error| self.told(error))?;
                 match decoder.has_animation() {
-                    false => self.still(Ok(decoder)),
+                    false => self.still(Ok(decoder), go_on),
                     true => {
                         self.admit(decoder.dimensions())?;
-                        self.animation(decoder)
+                        self.animation(decoder, go_on)
                     }
                 }
             }
@@ -99,16 +114,22 @@ impl Reading {
                 let mut decoder = GifDecoder::new(source).map_err(|error| self.told(error))?;
                 self.admit(decoder.dimensions())?;
                 decoder.set_limits(self.allocation()).map_err(|error| self.told(error))?;
-                self.animation(decoder)
+                self.animation(decoder, go_on)
             }
-            _ => self.still(BmpDecoder::new(source)),
+            _ => self.still(BmpDecoder::new(source), go_on),
         }
     }
 
-    fn still(&self, decoder: Result<impl ImageDecoder, ImageError>) -> Result<Vec<Frame>, InputError> {
+    fn still(
+        &self,
+        decoder: Result<impl ImageDecoder, ImageError>,
+        go_on: &mut dyn FnMut(u64) -> bool,
+    ) -> Result<Vec<Frame>, InputError> {
         let mut decoder = decoder.map_err(|error| self.told(error))?;
         self.admit(decoder.dimensions())?;
         self.afford(decoder.total_bytes())?;
+        // For a moment there are both the decoder's pixels and ours.
+        patient(go_on(decoder.total_bytes().saturating_add(rgb_bytes(decoder.dimensions()))))?;
         decoder.set_limits(self.allocation()).map_err(|error| self.told(error))?;
         // A picture is worth seeing even when its EXIF is not worth reading.
         let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
@@ -117,10 +138,18 @@ impl Reading {
         Ok(vec![frame(picture, 0)])
     }
 
-    fn animation<'a>(&self, decoder: impl AnimationDecoder<'a>) -> Result<Vec<Frame>, InputError> {
-        let mut frames = Vec::new();
+    fn animation<'a>(
+        &self,
+        decoder: impl AnimationDecoder<'a>,
+        go_on: &mut dyn FnMut(u64) -> bool,
+    ) -> Result<Vec<Frame>, InputError> {
+        let mut frames: Vec<Frame> = Vec::new();
         let (mut bytes, mut pts_ms) = (0, 0);
-        for shown in decoder.into_frames() {
+        let mut pictures = decoder.into_frames();
+        loop {
+            // All frames of a file have the size of the first.
+            patient(go_on(bytes + frames.first().map_or(0, |first| first.rgb.len() as u64)))?;
+            let Some(shown) = pictures.next() else { break };
             let shown = shown.map_err(|error| self.told(error))?;
             if frames.len() == self.limits.frames_max {
                 let max = self.limits.frames_max as u64;
@@ -128,7 +157,7 @@ impl Reading {
             }
             let delay_ms = shown.delay().numer_denom_ms();
             let picture = shown.into_buffer();
-            bytes += 3 * u64::from(picture.width()) * u64::from(picture.height());
+            bytes += rgb_bytes(picture.dimensions());
             self.afford(bytes)?;
             frames.push(frame(picture.into(), pts_ms));
             pts_ms += shown_ms(delay_ms);
@@ -180,6 +209,14 @@ impl Reading {
     fn broken(&self, reason: &str) -> InputError {
         InputError::Undecodable { format: self.name, reason: reason.into() }
     }
+}
+
+fn patient(goes_on: bool) -> Result<(), InputError> {
+    if goes_on { Ok(()) } else { Err(InputError::GivenUp) }
+}
+
+fn rgb_bytes((width, height): (u32, u32)) -> u64 {
+    3 * u64::from(width) * u64::from(height)
 }
 
 fn frame(picture: DynamicImage, pts_ms: u64) -> Frame {

@@ -15,6 +15,6 @@ mod text;
 
 pub use clip::{Clip, Frame, Preprocessor, Size};
 pub use error::InputError;
-pub use image::{MediaLimits, decode_media};
+pub use image::{MediaLimits, decode_media, decode_media_while};
 pub use sampling::Sampling;
 pub use text::{Tokenizer, Tokens, word_level};

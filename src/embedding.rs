@@ -3,6 +3,7 @@
 //! Apart from the model, because everything above it speaks in these and none of it may see a tensor.
 //! Vectors of different spaces never mix: every comparison asks for the space first.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -244,8 +245,13 @@ pub struct Ranked {
 }
 
 /// All candidates, nearest to `query` first; equally near ones in the order given.
-pub fn rank(query: &Embedding, candidates: &[Embedding], logit_scale: f32) -> Result<Vec<Ranked>, SpaceMismatch> {
-    let cosines = candidates.iter().map(|candidate| cosine(query, candidate)).collect::<Result<Vec<_>, _>>()?;
+pub fn rank<E: Borrow<Embedding>>(
+    query: &Embedding,
+    candidates: &[E],
+    logit_scale: f32,
+) -> Result<Vec<Ranked>, SpaceMismatch> {
+    let cosines =
+        candidates.iter().map(|candidate| cosine(query, candidate.borrow())).collect::<Result<Vec<_>, _>>()?;
     let best = cosines.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let weights: Vec<f32> = cosines.iter().map(|cosine| (logit_scale * (cosine - best)).exp()).collect();
     let total: f32 = weights.iter().sum();
@@ -333,6 +339,6 @@ mod tests {
         let share = 2f32.exp() / (2f32.exp() + 2.0);
         assert!((ranked[0].score - share).abs() < 1e-6, "{ranked:?}");
         assert!((ranked.iter().map(|ranked| ranked.score).sum::<f32>() - 1.0).abs() < 1e-6);
-        assert!(rank(&query, &[], 2.0).expect("nothing to compare").is_empty());
+        assert!(rank::<Embedding>(&query, &[], 2.0).expect("nothing to compare").is_empty());
     }
 }

@@ -1,109 +1,129 @@
-//! From bytes to what the model eats: decoding, sampling, scaling, splitting into tokens.
+//! The pool that prepares requests: decoding, scaling, splitting into tokens.
 //!
 //! This is processor time spent on hostile bytes, so it happens off the async threads, on a bounded number of
 //! blocking ones, and a panic in a decoder is an error of its request alone.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 
+use super::admission::{Admission, Load};
 use super::error::EngineError;
-use super::queue::{Admission, Load};
-use super::request::{Media, MediaFrame, PixelOrder, Question};
+use super::request::Class;
 use super::seen;
-use crate::input::{Clip, Frame, InputError, MediaLimits, Preprocessor, decode_media};
+use crate::settings::Settings;
+
+/// Whether a request is still worth working for; asked between its pieces.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    left: Arc<AtomicBool>,
+    deadline: Instant,
+}
+
+/// Says that the caller has left when it is dropped.
+#[derive(Debug)]
+pub struct Leaving(Arc<AtomicBool>);
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Wanted {
+    /// As long as nobody leaves, and until `deadline`.
+    pub fn until(deadline: Instant) -> Self {
+        Self { left: Arc::default(), deadline }
+    }
+
+    /// To be held by the caller.
+    pub fn leaving(&self) -> Leaving {
+        Leaving(self.left.clone())
+    }
+
+    /// Fails when nobody waits any more; then it matters to nobody how.
+    pub fn check(&self) -> Result<(), EngineError> {
+        match self.left.load(Ordering::Relaxed) || Instant::now() >= self.deadline {
+            true => Err(EngineError::DeadlineExceeded),
+            false => Ok(()),
+        }
+    }
+}
 
 /// The pool that prepares requests.
 #[derive(Debug)]
 pub struct Prepare {
     waiting: Admission,
     threads: Arc<Semaphore>,
-    retry_after: Duration,
+    threads_count: usize,
+    /// Sessions and jobs pass a gate of their own first, so that a query has few of them before it.
+    gates: [Option<Arc<Semaphore>>; Class::ALL.len()],
+    /// What one request takes, by what the last ones took.
+    usual: Mutex<Duration>,
 }
 
 impl Prepare {
-    /// At most `waiting_max` at once, of which `threads` run.
-    pub fn new(waiting_max: usize, threads: usize, retry_after: Duration) -> Self {
-        let waiting = Admission::new(Load { items: waiting_max, cost: 0 });
-        Self { waiting, threads: Arc::new(Semaphore::new(threads)), retry_after }
+    /// With as many requests waiting as the queue may hold.
+    pub fn new(settings: &Settings) -> Self {
+        let threads_count = match settings.cpu.decode_threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        };
+        let gate = || Some(Arc::new(Semaphore::new((threads_count / 2).max(1))));
+        Self {
+            waiting: Admission::new(Load { items: settings.queue.items_max, cost: 0 }, &settings.queue),
+            threads: Arc::new(Semaphore::new(threads_count)),
+            threads_count,
+            gates: [None, gate(), gate()],
+            usual: Mutex::default(),
+        }
     }
 
-    /// Runs `work` when a thread is free; it does not start if the caller goes away before.
+    /// Runs `work` when a thread is free; it does not start if the caller goes away before, and is told if the caller
+    /// goes away meanwhile. Who finds no room is told to come again after what the backlog takes, made fit by `hint`.
     pub async fn run<T: Send + 'static>(
         &self,
-        work: impl FnOnce() -> Result<T, EngineError> + Send + 'static,
+        (class, deadline): (Class, Instant),
+        hint: impl FnOnce(Duration) -> Duration,
+        work: impl FnOnce(&Wanted) -> Result<T, EngineError> + Send + 'static,
     ) -> Result<T, EngineError> {
-        let full = EngineError::Overloaded { what: "the preparation queue", retry_after: self.retry_after };
-        let waiting = self.waiting.enter(Load { items: 1, cost: 0 }).ok_or_else(|| {
+        let Some(waiting) = self.waiting.enter(class, Load::one(0)) else {
             seen::refused("preparation");
-            full
-        })?;
+            return Err(EngineError::Overloaded { what: "the preparation queue", retry_after: hint(self.backlog()) });
+        };
+        let gate = match &self.gates[class as usize] {
+            Some(gate) => Some(gate.clone().acquire_owned().await.map_err(|_| EngineError::Stopped)?),
+            None => None,
+        };
         let thread = self.threads.clone().acquire_owned().await.map_err(|_| EngineError::Stopped)?;
+        let (wanted, started) = (Wanted::until(deadline), Instant::now());
+        let _leaving = wanted.leaving();
         let running = tokio::task::spawn_blocking(move || {
-            // Both are held by the thread itself: a caller that leaves does not free it.
-            let _held = (waiting, thread);
-            work()
+            // All are held by the thread itself: a caller that leaves does not free it.
+            let _held = (waiting, thread, gate);
+            work(&wanted)
         });
-        running.await.unwrap_or_else(|_| Err(EngineError::Internal("preparing the request panicked".into())))
+        let outcome = running.await;
+        self.learn(started.elapsed());
+        outcome.unwrap_or_else(|_| Err(EngineError::Internal("preparing the request panicked".into())))
     }
-}
 
-/// Decodes what a question is about and makes it a clip.
-pub fn clip(question: &Question, preprocessor: &Preprocessor, limits: &MediaLimits) -> Result<Clip, EngineError> {
-    let frames = frames(&question.media, limits)?;
-    preprocessor.clip(&frames, &question.sampling).map_err(|error| invalid("media", &error))
-}
-
-fn frames(media: &Media, limits: &MediaLimits) -> Result<Vec<Frame>, EngineError> {
-    match media {
-        Media::File(bytes) => decode_media(bytes, limits).map_err(|error| invalid("media", &error)),
-        Media::Stored(stored) => {
-            let bytes = stored.read()?;
-            // An upload has a bound of its own, which it has kept.
-            let limits = MediaLimits { bytes_max: bytes.len(), ..*limits };
-            decode_media(&bytes, &limits).map_err(|error| invalid("media", &error))
-        }
-        Media::Frames(frames) => {
-            let mut decoded_bytes = 0;
-            let decode = |(at, frame): (usize, &MediaFrame)| {
-                let field = format!("media.frames[{at}]");
-                let frame = still(frame, limits).map_err(|error| invalid(&field, &error))?;
-                decoded_bytes += frame.rgb.len() as u64;
-                if decoded_bytes > limits.decode_bytes_max {
-                    let problem = format!("clip takes more than {} bytes once decoded", limits.decode_bytes_max);
-                    return Err(EngineError::Invalid { field, problem });
-                }
-                Ok(frame)
-            };
-            frames.iter().enumerate().map(decode).collect()
-        }
+    /// What is being prepared or waits for it, and the most that may.
+    pub fn load(&self) -> (usize, usize) {
+        (self.waiting.inside().iter().map(|load| load.items).sum(), self.waiting.max().items)
     }
-}
 
-/// One frame; of an animation the first picture.
-fn still(frame: &MediaFrame, limits: &MediaLimits) -> Result<Frame, InputError> {
-    match frame {
-        MediaFrame::Raw { width, height, order, pixels, pts_ms } => {
-            let rgb = match order {
-                PixelOrder::Rgb => pixels.clone(),
-                PixelOrder::Bgr => {
-                    pixels.as_chunks().0.iter().flat_map(|&[blue, green, red]| [red, green, blue]).collect()
-                }
-                PixelOrder::Gray => pixels.iter().flat_map(|&luminance| [luminance; 3]).collect(),
-            };
-            Ok(Frame { width: *width, height: *height, rgb, pts_ms: *pts_ms })
-        }
-        MediaFrame::Encoded { bytes, pts_ms } => {
-            let first = decode_media(bytes, limits)?.swap_remove(0);
-            Ok(Frame { pts_ms: *pts_ms, ..first })
-        }
+    fn backlog(&self) -> Duration {
+        let usual = *self.usual.lock().unwrap_or_else(PoisonError::into_inner);
+        usual.saturating_mul(self.load().0.div_ceil(self.threads_count) as u32)
     }
-}
 
-/// The error of a field that came from outside.
-pub fn invalid(field: &str, error: &InputError) -> EngineError {
-    EngineError::Invalid { field: field.into(), problem: error.to_string() }
+    fn learn(&self, took: Duration) {
+        let mut usual = self.usual.lock().unwrap_or_else(PoisonError::into_inner);
+        *usual = (*usual * 7 + took) / 8;
+    }
 }
 
 #[cfg(test)]
@@ -112,15 +132,29 @@ mod tests {
     use std::sync::mpsc;
 
     fn prepare(waiting_max: usize) -> Arc<Prepare> {
-        Arc::new(Prepare::new(waiting_max, 1, Duration::from_millis(5)))
+        let mut settings = Settings::default();
+        settings.queue.items_max = waiting_max;
+        settings.cpu.decode_threads = 1;
+        Arc::new(Prepare::new(&settings))
+    }
+
+    fn call(class: Class) -> (Class, Instant) {
+        (class, Instant::now() + Duration::from_secs(60))
+    }
+
+    async fn run<T: Send + 'static>(
+        prepare: &Prepare,
+        work: impl FnOnce() -> Result<T, EngineError> + Send + 'static,
+    ) -> Result<T, EngineError> {
+        prepare.run(call(Class::Interactive), |backlog| backlog, |_| work()).await
     }
 
     #[tokio::test]
     async fn a_panic_is_an_error_of_its_request_alone() {
         let prepare = prepare(1);
-        let outcome: Result<(), _> = prepare.run(|| panic!("a decoder's bug")).await;
+        let outcome: Result<(), _> = run(&prepare, || panic!("a decoder's bug")).await;
         assert!(matches!(outcome, Err(EngineError::Internal(_))), "{outcome:?}");
-        assert_eq!(prepare.run(|| Ok(7)).await, Ok(7));
+        assert_eq!(run(&prepare, || Ok(7)).await, Ok(7));
     }
 
     #[tokio::test]
@@ -129,14 +163,78 @@ mod tests {
         let (finish, finished) = mpsc::channel::<()>();
         let busy = tokio::spawn({
             let prepare = prepare.clone();
-            async move { prepare.run(move || finished.recv().map_err(|_| EngineError::Stopped)).await }
+            async move { run(&prepare, move || finished.recv().map_err(|_| EngineError::Stopped)).await }
         });
-        while prepare.waiting.load().items == 0 {
+        while prepare.load().0 == 0 {
             tokio::task::yield_now().await;
         }
-        assert!(matches!(prepare.run(|| Ok(())).await, Err(EngineError::Overloaded { .. })));
+        assert!(matches!(run(&prepare, || Ok(())).await, Err(EngineError::Overloaded { .. })));
         finish.send(()).expect("it waits");
         assert_eq!(busy.await.expect("no panic"), Ok(()));
-        assert_eq!(prepare.run(|| Ok(())).await, Ok(()));
+        assert_eq!(run(&prepare, || Ok(())).await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn work_is_told_that_its_caller_has_left() {
+        let prepare = prepare(4);
+        let (begun, begins) = mpsc::channel();
+        let (told, tells) = mpsc::channel();
+        let caller = tokio::spawn({
+            let prepare = prepare.clone();
+            async move {
+                let work = move |wanted: &Wanted| {
+                    begun.send(()).expect("the test waits");
+                    while wanted.check().is_ok() {
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                    told.send(()).expect("the test waits");
+                    Ok(())
+                };
+                prepare.run(call(Class::Interactive), |backlog| backlog, work).await
+            }
+        });
+        while begins.try_recv().is_err() {
+            tokio::task::yield_now().await;
+        }
+        caller.abort();
+        tokio::task::spawn_blocking(move || tells.recv_timeout(Duration::from_secs(30)))
+            .await
+            .expect("no panic")
+            .expect("the work ends");
+    }
+
+    #[tokio::test]
+    async fn a_query_has_one_job_before_it_however_many_wait() {
+        let prepare = prepare(64);
+        let (order, ends) = mpsc::channel();
+        let (finish, finished) = mpsc::channel::<()>();
+        let mut jobs = tokio::task::JoinSet::new();
+        let spawn = |jobs: &mut tokio::task::JoinSet<_>, class, work: Box<dyn FnOnce() + Send>| {
+            let (prepare, order) = (prepare.clone(), order.clone());
+            jobs.spawn(async move {
+                let work = move |_: &Wanted| {
+                    work();
+                    order.send(class).map_err(|_| EngineError::Stopped)
+                };
+                prepare.run(call(class), |backlog| backlog, work).await
+            });
+        };
+        spawn(&mut jobs, Class::Job, Box::new(move || finished.recv().expect("the test says when")));
+        for _ in 0..8 {
+            spawn(&mut jobs, Class::Job, Box::new(|| ()));
+        }
+        while prepare.load().0 < 9 {
+            tokio::task::yield_now().await;
+        }
+        spawn(&mut jobs, Class::Interactive, Box::new(|| ()));
+        while prepare.load().0 < 10 {
+            tokio::task::yield_now().await;
+        }
+        finish.send(()).expect("it waits");
+        while let Some(outcome) = jobs.join_next().await {
+            outcome.expect("no panic").expect("prepared");
+        }
+        let order: Vec<Class> = ends.try_iter().collect();
+        assert_eq!(order.iter().position(|&class| class == Class::Interactive), Some(1), "{order:?}");
     }
 }

@@ -24,6 +24,9 @@ pub enum Class {
 }
 
 impl Class {
+    /// All of them, the first to go first; each is its own index.
+    pub const ALL: [Class; 3] = [Class::Interactive, Class::Watch, Class::Job];
+
     /// Its name as logs and metrics show it.
     pub fn name(self) -> &'static str {
         match self {

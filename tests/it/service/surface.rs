@@ -193,7 +193,7 @@ async fn a_full_queue_refuses_at_once_and_says_when_to_come_again() {
     for status in refused {
         assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
         let delay = status.get_details_retry_info().expect("retry info").retry_delay.expect("a delay");
-        assert_eq!(delay, Duration::from_millis(500));
+        assert!(delay >= Duration::from_millis(100) && delay <= Duration::from_secs(30), "{delay:?}");
     }
     server.answers().answer(ask(file(CLIP), &["word1"])).await.expect("there is room again");
     server.end().await;
@@ -201,10 +201,11 @@ async fn a_full_queue_refuses_at_once_and_says_when_to_come_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_beyond_the_whole_queue_is_refused_for_good() {
+    // A part of it is kept for sessions and jobs.
     let server = start(|settings| settings.queue.cost_max = 5).await;
     let status = server.answers().answer(ask(file(CLIP), &[])).await.expect_err("8 visual tokens alone");
     assert_eq!(status.code(), Code::InvalidArgument, "{status}");
-    assert!(status.message().ends_with("at most 5 are admitted"), "{status}");
+    assert!(status.message().ends_with("at most 4 are admitted"), "{status}");
     server.end().await;
 }
 

@@ -1,0 +1,146 @@
+//! What the model is asked to do, what it found, and how both travel between whoever waits and the model thread.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::admission::Permit;
+use super::cost::Cost;
+use super::error::EngineError;
+use super::memory::Held;
+use super::request::Timing;
+use crate::embedding::{Embedding, Ranked};
+use crate::input::{Clip, Tokens};
+use crate::model::decoder::DecodeOptions;
+
+/// What the model is asked to do.
+#[derive(Debug)]
+pub enum Work {
+    /// Embed texts.
+    Texts(Vec<Text>),
+    /// Predict the embedding of an answer.
+    Scene(Scene),
+}
+
+/// A question about a clip.
+#[derive(Debug)]
+pub struct Scene {
+    /// What is seen.
+    pub seen: Seen,
+    /// What is asked.
+    pub question: Tokens,
+    /// What happens to the embedding.
+    pub then: Then,
+}
+
+/// A clip that is ready for the model.
+#[derive(Debug)]
+pub struct Seen {
+    /// Its pixels.
+    pub clip: Arc<Clip>,
+    /// Equal for equal pixels; unequal ones are told apart by it nearly always.
+    pub digest: u64,
+    /// Tokens that the vision encoder makes of it.
+    pub tokens: usize,
+    /// The memory it takes, given back with it.
+    pub _memory: Held,
+}
+
+/// A text, with its embedding if that was known when it was prepared: then it costs nothing, whatever is forgotten
+/// meanwhile.
+#[derive(Debug, Clone)]
+pub struct Text {
+    /// Its tokens.
+    pub tokens: Tokens,
+    /// Its embedding.
+    pub known: Option<Arc<Embedding>>,
+}
+
+/// What happens to a predicted embedding.
+#[derive(Debug)]
+pub enum Then {
+    /// It is the answer.
+    Return,
+    /// It is compared with these texts.
+    Rank(Vec<Text>),
+    /// It is put into words.
+    Decode(DecodeOptions),
+}
+
+impl Work {
+    /// What it asks of the model.
+    pub fn cost(&self) -> Cost {
+        match self {
+            Self::Texts(texts) => Cost { text: unknown(texts), ..Cost::default() },
+            Self::Scene(scene) => scene.cost(),
+        }
+    }
+
+    /// The texts it wants embedded.
+    pub fn texts(&self) -> &[Text] {
+        match self {
+            Self::Texts(texts) | Self::Scene(Scene { then: Then::Rank(texts), .. }) => texts,
+            Self::Scene(_) => &[],
+        }
+    }
+}
+
+impl Scene {
+    /// What it asks of the model.
+    pub fn cost(&self) -> Cost {
+        let Self { seen, question, then } = self;
+        let (text, decoder) = match then {
+            Then::Return => (0, 0),
+            Then::Rank(candidates) => (unknown(candidates), 0),
+            Then::Decode(options) => (0, options.max_tokens),
+        };
+        Cost { vision: seen.tokens, clip: seen.digest, question: question.ids.len(), text, decoder }
+    }
+}
+
+/// Tokens of the texts whose embeddings are not known.
+pub fn unknown(texts: &[Text]) -> usize {
+    texts.iter().filter(|text| text.known.is_none()).map(|text| text.tokens.ids.len()).sum()
+}
+
+/// What the model found.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// The predicted embedding, or one a text.
+    pub embeddings: Vec<Embedding>,
+    /// Candidates, in the order given.
+    pub ranked: Vec<Ranked>,
+    /// What the decoder said.
+    pub spoken: Option<String>,
+    /// Tokens that the vision encoder made.
+    pub visual_tokens: usize,
+    /// Queue and model stages.
+    pub timing: Timing,
+}
+
+/// Work and the one who waits for it.
+#[derive(Debug)]
+pub struct Job {
+    /// The work.
+    pub work: Work,
+    /// Where the outcome goes.
+    pub reply: oneshot::Sender<Result<Found, EngineError>>,
+    /// Held until the job is gone; pieces of one request share it.
+    pub permit: Arc<Permit>,
+}
+
+impl Job {
+    /// Whether somebody still waits.
+    pub fn wanted(&self) -> bool {
+        !self.reply.is_closed()
+    }
+
+    /// Tells whoever waits.
+    pub fn answer(self, outcome: Result<Found, EngineError>) {
+        let Self { reply, permit, work } = self;
+        // Before the reply: who has an answer must find the places free that it took.
+        drop((permit, work));
+        // The client may have gone meanwhile.
+        let _ = reply.send(outcome);
+    }
+}

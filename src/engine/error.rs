@@ -92,7 +92,7 @@ pub enum EngineError {
 
 /// What a client may hear of a long report: status messages travel in headers, whose size is bounded.
 pub fn summary(report: &str) -> String {
-    beginning(report, 1000)
+    beginning(report, 500)
 }
 
 /// The beginning of a name from outside: an error that repeats all of it may be too long for a client to receive.

@@ -1,57 +1,72 @@
 //! From the engine's errors to gRPC's: one match, and nowhere else is a status chosen.
 
+use std::collections::HashMap;
+
 use prost::Message;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::engine::EngineError;
 
-/// The status of an error, with the details that tell a program what to do.
+/// Who gives the reasons, for programs that talk to many servers.
+const DOMAIN: &str = "vljepa";
+
+/// The status of an error, with the details that tell a program what to do: always a reason that it can switch on.
 pub(super) fn status(error: EngineError) -> Status {
-    let (code, details) = match &error {
+    let told = error.to_string();
+    let mut details = ErrorDetails::new();
+    let (code, reason) = match &error {
         EngineError::Invalid { field, problem } => {
-            (Code::InvalidArgument, ErrorDetails::with_bad_request_violation(field, problem))
+            details.add_bad_request_violation(field, problem);
+            (Code::InvalidArgument, "FIELD_INVALID")
         }
         EngineError::TooLarge { .. } => {
-            (Code::InvalidArgument, ErrorDetails::with_bad_request_violation("request", error.to_string()))
+            details.add_bad_request_violation("request", &told);
+            (Code::InvalidArgument, "REQUEST_TOO_LARGE")
         }
         EngineError::Unknown { asked, .. } => {
-            (Code::NotFound, ErrorDetails::with_resource_info("model", asked, "", error.to_string()))
-        }
-        EngineError::Present { what, name } => {
-            (Code::AlreadyExists, ErrorDetails::with_resource_info(*what, name, "", error.to_string()))
+            details.set_resource_info("model", asked, "", &told);
+            (Code::NotFound, "MODEL_UNKNOWN")
         }
         EngineError::Gone { what, name } => {
-            (Code::NotFound, ErrorDetails::with_resource_info(*what, name, "", error.to_string()))
+            details.set_resource_info(*what, name, "", &told);
+            (Code::NotFound, "NAME_UNKNOWN")
         }
-        EngineError::Exhausted { limit, retry_after, .. } => {
-            let mut details = ErrorDetails::with_quota_failure_violation(*limit, error.to_string());
-            details.set_retry_info(Some(*retry_after));
-            (Code::ResourceExhausted, details)
+        EngineError::Present { what, name } => {
+            details.set_resource_info(*what, name, "", &told);
+            (Code::AlreadyExists, "NAME_TAKEN")
+        }
+        EngineError::Missing { part, .. } => {
+            details.add_precondition_failure_violation("part", *part, &told);
+            (Code::FailedPrecondition, "PART_MISSING")
         }
         EngineError::Unfit { subject, problem } => {
-            (Code::FailedPrecondition, ErrorDetails::with_precondition_failure_violation("state", subject, problem))
+            details.add_precondition_failure_violation("state", subject, problem);
+            (Code::FailedPrecondition, "STATE_UNFIT")
         }
-        EngineError::Missing { part, .. } => (
-            Code::FailedPrecondition,
-            ErrorDetails::with_precondition_failure_violation("part", *part, error.to_string()),
-        ),
+        EngineError::Exhausted { limit, retry_after, .. } => {
+            details.add_quota_failure_violation(*limit, &told).set_retry_info(Some(*retry_after));
+            (Code::ResourceExhausted, "QUOTA_EXHAUSTED")
+        }
         EngineError::Overloaded { retry_after, .. } => {
-            (Code::ResourceExhausted, ErrorDetails::with_retry_info(Some(*retry_after)))
+            details.set_retry_info(Some(*retry_after));
+            (Code::ResourceExhausted, "OVERLOADED")
         }
-        EngineError::DeadlineExceeded => (Code::DeadlineExceeded, ErrorDetails::new()),
-        EngineError::Stopped => (Code::Unavailable, ErrorDetails::new()),
+        EngineError::DeadlineExceeded => (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"),
+        EngineError::Stopped => (Code::Unavailable, "MODEL_STOPPED"),
         EngineError::Internal(cause) => {
             tracing::error!(%cause, "internal error");
-            (Code::Internal, ErrorDetails::new())
+            (Code::Internal, "INTERNAL")
         }
     };
-    Status::with_error_details(code, error.to_string(), details)
+    details.set_error_info(reason, DOMAIN, HashMap::new());
+    Status::with_error_details(code, told, details)
 }
 
 /// The status of work that comes when the server is about to end.
 pub(super) fn draining() -> Status {
-    Status::unavailable("the server is draining: go on elsewhere")
+    let details = ErrorDetails::with_error_info("DRAINING", DOMAIN, HashMap::new());
+    Status::with_error_details(Code::Unavailable, "the server is draining: go on elsewhere", details)
 }
 
 /// The same as a message, for one item of a list.
@@ -73,7 +88,7 @@ mod tests {
         assert_eq!((&*violations[0].field, &*violations[0].description), ("items[2].media", "too large"));
         let item = item_status(error);
         assert_eq!((item.code, &*item.message), (Code::InvalidArgument as i32, "items[2].media: too large"));
-        assert_eq!(item.details.len(), 1);
+        assert_eq!(item.details.len(), 2, "the reason and the field");
     }
 
     #[test]
@@ -82,6 +97,19 @@ mod tests {
         let status = status(EngineError::Overloaded { what: "the queue", retry_after });
         assert_eq!(status.code(), Code::ResourceExhausted);
         assert_eq!(status.get_details_retry_info().expect("retry info").retry_delay, Some(retry_after));
+    }
+
+    #[test]
+    fn a_program_can_switch_on_the_reason() {
+        let info = |status: Status| status.get_details_error_info().map(|info| (info.domain, info.reason));
+        let told = |reason: &str| Some((DOMAIN.to_string(), reason.to_string()));
+        assert_eq!(info(draining()), told("DRAINING"));
+        assert_eq!(info(status(EngineError::DeadlineExceeded)), told("DEADLINE_EXCEEDED"));
+        let full = EngineError::Exhausted { limit: "uploads.items_max", max: 3, retry_after: Duration::from_secs(2) };
+        let full = status(full);
+        assert_eq!(full.get_details_quota_failure().expect("which").violations[0].subject, "uploads.items_max");
+        assert_eq!(full.get_details_retry_info().expect("when").retry_delay, Some(Duration::from_secs(2)));
+        assert_eq!(info(full), told("QUOTA_EXHAUSTED"));
     }
 
     #[test]

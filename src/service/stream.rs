@@ -5,6 +5,7 @@
 //! client leaves or the deadline passes, the task is dropped, and with it all that it began.
 
 use std::collections::HashMap;
+use std::time::Instant;
 
 use prost::Message;
 use tokio::sync::{mpsc, watch};
@@ -13,7 +14,7 @@ use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status, Streaming};
 
-use super::convert::{self, Desk, Opening};
+use super::convert::{self, Opening, Whole};
 use super::proto::stream_predict_request::Message as Asked;
 use super::proto::stream_predict_response::Message as Told;
 use super::proto::stream_predict_result::Outcome;
@@ -22,7 +23,7 @@ use super::proto::{
     StreamPredictResponse, StreamPredictResult,
 };
 use super::status::{draining, item_status, status};
-use crate::engine::{Call, EngineError, Models, Owner, shortened};
+use crate::engine::{EngineError, Models, shortened};
 
 /// What goes back to the client.
 pub(super) type Responses = ReceiverStream<Result<StreamPredictResponse, Status>>;
@@ -37,15 +38,14 @@ pub(super) fn answer(
     requests: Request<Streaming<StreamPredictRequest>>,
 ) -> Responses {
     let (responses, sent) = mpsc::channel(RESPONSES_WAITING);
-    let call = convert::call(&requests, models.settings());
-    let deadline = call.deadline;
+    let whole = convert::whole(&requests);
+    let deadline = whole.deadline;
     let session = Session {
         window: Window { bytes_max: models.settings().service.message_bytes_max, ..Window::default() },
         models,
-        owner: convert::owner(&requests),
         requests: requests.into_inner(),
         responses: responses.clone(),
-        call,
+        whole,
         opened: None,
         tasks: JoinSet::new(),
         told: StreamPredictFinished::default(),
@@ -53,9 +53,10 @@ pub(super) fn answer(
     tokio::spawn(async move {
         let ended = tokio::select! {
             () = responses.closed() => return,
-            ended = tokio::time::timeout_at(deadline.into(), session.run(draining)) => ended,
+            () = passed(deadline) => Err(status(EngineError::DeadlineExceeded)),
+            ended = session.run(draining) => ended,
         };
-        if let Err(ending) = ended.unwrap_or_else(|_| Err(status(EngineError::DeadlineExceeded))) {
+        if let Err(ending) = ended {
             // Whoever has gone needs no status.
             let _ = responses.send(Err(ending)).await;
         }
@@ -63,13 +64,19 @@ pub(super) fn answer(
     ReceiverStream::new(sent)
 }
 
+async fn passed(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// One call.
 struct Session {
     models: Models,
     requests: Streaming<StreamPredictRequest>,
     responses: mpsc::Sender<Result<StreamPredictResponse, Status>>,
-    call: Call,
-    owner: Owner,
+    whole: Whole,
     /// The model's name and what holds for all items, once the first message has come.
     opened: Option<(String, Opening)>,
     window: Window,
@@ -148,8 +155,8 @@ impl Session {
         // Asked anew each time: a call that held its engine would hold a model that is to be unloaded.
         let engine = self.models.named(model);
         let item = engine.and_then(|engine| {
-            let desk = Desk { settings: engine.settings(), uploads: self.models.uploads(), owner: self.owner.clone() };
-            let (question, output, call) = convert::stream_item(item, opening, &engine, &desk, &self.call)?;
+            let uploads = self.models.uploads();
+            let (question, output, call) = convert::stream_item(item, opening, &self.whole, &engine, uploads)?;
             Ok(async move {
                 let outcome = engine.predict(vec![Ok(question)], call).await.pop().expect("one outcome an item");
                 (id, outcome.map(|found| convert::prediction(&found, output)).map_err(|error| error.within("item")))

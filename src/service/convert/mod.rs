@@ -21,7 +21,7 @@ use media::{media_of, sampling_of};
 
 pub(super) use models::{model, model_place, passing};
 pub(super) use results::{answer, encoded_texts, prediction, predictions};
-pub(super) use stream::{Opening, opening, stream_item};
+pub(super) use stream::{Opening, Whole, opening, stream_item, whole};
 pub(super) use uploads::{promise, receipt};
 
 type Checked<T> = Result<T, EngineError>;
@@ -112,7 +112,7 @@ fn deadline<T>(request: &Request<T>, settings: &Settings) -> Instant {
 }
 
 /// What belongs to the call that brought `request`, as long as nobody says more.
-pub(super) fn call<T>(request: &Request<T>, settings: &Settings) -> Call {
+fn call<T>(request: &Request<T>, settings: &Settings) -> Call {
     let trail = request.extensions().get::<Trail>().cloned().unwrap_or_default();
     Call { trail, ..Call::interactive(deadline(request, settings)) }
 }

@@ -87,5 +87,13 @@ fn limits(settings: &Settings, facts: &ModelFacts) -> proto::Limits {
         uploads_bytes_max: uploads.total_bytes_max,
         upload_expiry_ms: uploads.expiry_ms,
         models_max: settings.models.items_max as u32,
+        small_message_bytes_max: service.small_message_bytes_max as u64,
+        inflight_bytes_max: service.inflight_bytes_max as u64,
+        message_read_max_ms: service.message_read_max_ms,
+        connections_max: settings.connection.connections_max as u32,
+        calls_per_connection_max: settings.connection.streams_max,
+        decode_ms_max: media.decode_ms_max,
+        decoded_total_bytes_max: media.memory_bytes_max,
+        drain_max_ms: service.drain_max_ms,
     }
 }

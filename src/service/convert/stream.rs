@@ -2,8 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Checked, Desk, Output, class, count, invalid, output, question};
-use crate::engine::{Call, Class, Engine, Question};
+use tonic::Request;
+
+use super::{Checked, Desk, Output, class, count, invalid, output, owner, question};
+use crate::engine::{Call, Class, Engine, Owner, Question, Trail, Uploads};
+use crate::service::layers::Deadline;
 use crate::service::proto::{OutputOptions, Priority, StreamPredictItem, StreamPredictOpen};
 
 /// What holds for all items of a call.
@@ -24,20 +27,42 @@ pub(in crate::service) fn opening(open: StreamPredictOpen, engine: &Engine) -> C
     Ok(Opening { window: if window == 0 { max } else { window }, class: class(open.priority)?, output: open.output })
 }
 
-/// One item's question, output and call; `whole` is the stream's.
+/// What holds for a stream before its first message: all that its headers say.
+#[derive(Debug, Clone)]
+pub(in crate::service) struct Whole {
+    /// When it must have ended, if its client says so.
+    pub deadline: Option<Instant>,
+    owner: Owner,
+    trail: Trail,
+}
+
+/// What the headers of a stream say.
+pub(in crate::service) fn whole<T>(request: &Request<T>) -> Whole {
+    let extensions = request.extensions();
+    Whole {
+        deadline: extensions.get::<Deadline>().map(|deadline| deadline.0),
+        owner: owner(request),
+        trail: extensions.get::<Trail>().cloned().unwrap_or_default(),
+    }
+}
+
+/// One item's question, output and call.
 pub(in crate::service) fn stream_item(
     StreamPredictItem { item, priority, timeout_ms, .. }: StreamPredictItem,
     opening: &Opening,
+    whole: &Whole,
     engine: &Engine,
-    desk: &Desk,
-    whole: &Call,
+    uploads: &Uploads,
 ) -> Checked<(Question, Output, Call)> {
+    let settings = engine.settings();
     let class = if priority == Priority::Unspecified as i32 { opening.class } else { class(priority)? };
-    let own = Instant::now().checked_add(Duration::from_millis(timeout_ms)).filter(|_| timeout_ms > 0);
-    let deadline = own.map_or(whole.deadline, |own| own.min(whole.deadline));
+    let patience = if timeout_ms == 0 { settings.service.deadline_default_ms } else { timeout_ms };
+    let own = Instant::now() + Duration::from_millis(patience.min(settings.service.deadline_max_ms));
+    let deadline = whole.deadline.map_or(own, |deadline| own.min(deadline));
     let call = Call { class, deadline, trail: whole.trail.clone() };
     let item = item.ok_or_else(|| invalid("item", "is missing"))?;
-    let question = question(item.media, item.sampling, item.question, desk);
+    let desk = Desk { settings, uploads, owner: whole.owner.clone() };
+    let question = question(item.media, item.sampling, item.question, &desk);
     // The model may be another one of that name by now, so its dimensions are looked at again.
     Ok((question.map_err(|error| error.within("item"))?, output(opening.output, engine.dimensions())?, call))
 }

@@ -77,6 +77,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_name_is_taken_while_its_model_comes_or_goes() {
+        let mut settings = Settings::default();
+        settings.models.items_max = 2;
+        let models = Models::new(settings);
+        let coming = models.pass("a", ModelState::Loading).expect("free");
+        let taken = models.pass("a", ModelState::Loading).err();
+        assert_eq!(taken, Some(EngineError::Present { what: "model", name: "a".into() }));
+        let going = models.pass("b", ModelState::Unloading).expect("free");
+        let passing = [("a".to_string(), ModelState::Loading), ("b".to_string(), ModelState::Unloading)];
+        assert_eq!(models.passing(), passing);
+        assert!(matches!(models.pass("c", ModelState::Loading).err(), Some(EngineError::Unfit { .. })), "too many");
+        drop((coming, going));
+        assert!(models.passing().is_empty() && models.pass("a", ModelState::Loading).is_ok());
+    }
+
+    #[test]
     fn only_what_lies_below_the_root_is_found() {
         let (root, outside) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
         std::fs::create_dir_all(root.path().join("a/b")).expect("a folder");

@@ -151,6 +151,7 @@ async fn wrong_requests_name_the_field() {
         ("media.frames[1].pts_ms", ask(frames(vec![frame(b"1234", 9), frame(b"1234", 8)]), &[])),
         ("question", proto::AnswerRequest { question: "  ".into(), ..ask(file(CLIP), &[]) }),
         ("candidates", ask(file(CLIP), &["a", "b", "c"])),
+        ("priority", proto::AnswerRequest { priority: 77, ..ask(file(CLIP), &["a"]) }),
         ("candidates[1]", ask(file(CLIP), &["a", ""])),
         ("sampling.frames", sampling(proto::Sampling { frames: Some(0), ..Default::default() })),
         ("sampling.fps", sampling(proto::Sampling { fps: Some(f32::NAN), ..Default::default() })),

@@ -16,8 +16,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     // Reflection answers from these very bytes.
     let descriptors = PathBuf::from(env::var("OUT_DIR")?).join("descriptors.bin");
     std::fs::write(descriptors, compiler.encode_file_descriptor_set())?;
+    let mut config = tonic_prost_build::Config::new();
+    // The codec looks messages up by their names.
+    config.enable_type_names();
     tonic_prost_build::configure()
         .extern_path(".google.rpc.Status", "::tonic_types::Status")
-        .compile_fds(compiler.file_descriptor_set())?;
+        .codec_path("crate::service::codec::Bounded")
+        .compile_fds_with_config(compiler.file_descriptor_set(), config)?;
     Ok(())
 }

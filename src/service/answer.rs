@@ -16,6 +16,6 @@ impl AnswerService for Answers {
         let engine = self.0.named(&request.get_ref().model).map_err(status)?;
         let (question, manner, output, call) = convert::ask(request, &engine, self.0.uploads()).map_err(status)?;
         let answer = engine.answer(question, manner, call).await.map_err(status)?;
-        Ok(Response::new(convert::answer(answer, output)))
+        Ok(convert::reply(convert::answer(answer, output), engine.settings()))
     }
 }

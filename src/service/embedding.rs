@@ -6,13 +6,14 @@ use tonic::{Request, Response, Status, Streaming};
 use super::convert;
 use super::proto::embedding_service_server::EmbeddingService;
 use super::proto::{EncodeTextRequest, EncodeTextResponse, PredictRequest, PredictResponse, StreamPredictRequest};
+use super::shutdown::Phase;
 use super::status::status;
 use super::stream::{self, Responses};
 use crate::engine::Models;
 
 pub(super) struct Embeddings {
     pub models: Models,
-    pub draining: watch::Receiver<bool>,
+    pub phase: watch::Receiver<Phase>,
 }
 
 #[tonic::async_trait]
@@ -21,14 +22,14 @@ impl EmbeddingService for Embeddings {
         let engine = self.models.named(&request.get_ref().model).map_err(status)?;
         let (questions, output, call) = convert::questions(request, &engine, self.models.uploads()).map_err(status)?;
         let outcomes = engine.predict(questions, call).await;
-        Ok(Response::new(convert::predictions(outcomes, output, engine.space())))
+        Ok(convert::reply(convert::predictions(outcomes, output, engine.space()), engine.settings()))
     }
 
     async fn encode_text(&self, request: Request<EncodeTextRequest>) -> Result<Response<EncodeTextResponse>, Status> {
         let engine = self.models.named(&request.get_ref().model).map_err(status)?;
         let (texts, output, call) = convert::texts(request, &engine).map_err(status)?;
         let outcomes = engine.embed_texts(texts, call).await.map_err(status)?;
-        Ok(Response::new(convert::encoded_texts(outcomes, output, engine.space())))
+        Ok(convert::reply(convert::encoded_texts(outcomes, output, engine.space()), engine.settings()))
     }
 
     type StreamPredictStream = Responses;
@@ -37,6 +38,6 @@ impl EmbeddingService for Embeddings {
         &self,
         requests: Request<Streaming<StreamPredictRequest>>,
     ) -> Result<Response<Responses>, Status> {
-        Ok(Response::new(stream::answer(self.models.clone(), self.draining.clone(), requests)))
+        Ok(Response::new(stream::answer(self.models.clone(), self.phase.clone(), requests)))
     }
 }

@@ -1,38 +1,45 @@
 //! The gRPC face of the engine.
 //!
 //! This floor alone knows protobuf. A handler is three lines: convert, call, convert; all validation is in
-//! `convert`, all statuses in `status`, the layers around every call in `layers`. The caller brings the socket,
-//! the engine and the signal that ends it.
+//! `convert`, all statuses in `status`; [`serve`] is the list of what surrounds every call. The caller brings the
+//! sockets, the models and the signal that ends it.
 
 mod answer;
+mod call;
+mod codec;
+mod connection;
+mod connections;
 mod convert;
+mod described;
+pub mod elements;
 mod embedding;
 mod health;
-mod layers;
+mod inflight;
 mod media;
 mod models;
 mod seen;
+mod services;
 mod shutdown;
 mod status;
 mod stream;
+mod web;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::codec::CompressionEncoding::{Gzip, Zstd};
 use tonic::transport::Server;
-use tonic_health::pb::health_server::HealthServer;
+use tonic_web::GrpcWebLayer;
 
 use crate::engine::Models;
-use proto::answer_service_server::AnswerServiceServer;
-use proto::embedding_service_server::EmbeddingServiceServer;
-use proto::media_service_server::MediaServiceServer;
-use proto::model_service_server::ModelServiceServer;
-
+use crate::settings::ConnectionSettings;
+use call::Calls;
+use connections::Connections;
+use inflight::Budget;
 use seen::{Admin, Seen, States, Traces};
+use services::Services;
+use shutdown::Drain;
 
 pub use shutdown::ServeError;
 
@@ -43,9 +50,6 @@ pub mod proto {
     /// What reflection answers from.
     pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 }
-
-const STREAMS_PER_CONNECTION_MAX: u32 = 1024;
-const KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// Where a server listens.
 #[derive(Debug)]
@@ -65,60 +69,60 @@ impl From<TcpListener> for Listeners {
 /// Serves on `listeners` until `shutdown` resolves or the thread of a model panics.
 ///
 /// Then health says NOT_SERVING, the drain delay passes, nothing new is taken, and what is in flight may finish
-/// until the drain bound. Fails if the transport does, or if a model's thread panicked.
+/// until the drain bound. Fails if the transport does, if a model's thread panicked, or if a setting cannot be meant.
 pub async fn serve(
     listeners: impl Into<Listeners>,
     models: Models,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     let Listeners { calls, admin } = listeners.into();
-    tokio::spawn(models.uploads().sweeping());
-    let drain = shutdown::Drain::new(&models.settings().service);
-    let health = health::Health::new(models.clone(), drain.draining());
-    let traces = Traces::start(&models.settings().traces).map_err(ServeError::Traces)?.map(Arc::new);
+    let settings = models.settings().clone();
+    let drain = Drain::new(&settings);
+    let (connections, budget) =
+        (Connections::new(&settings.connection), Budget::new(settings.service.inflight_bytes_max));
+    let Services { routes, bounds, health } = services::all(&models, &drain);
+    let traces = Traces::start(&settings.traces).map_err(ServeError::Traces)?.map(Arc::new);
+    let server = transport(&settings.connection)
+        // First, for a browser's question whether it may call is no gRPC; and every refusal must be readable for it.
+        .layer(web::cors(settings.service.web_origins.as_deref())?)
+        // Before anything is counted as a call.
+        .layer(web::GrpcOnly)
+        // From here on all is gRPC with trailers, whatever the client spoke.
+        .layer(GrpcWebLayer::new())
+        // Outside of all that can refuse a call or end it: whatever happens to it is seen.
+        .layer(Seen::new(&described::SERVED, traces.clone()))
+        // Around everything that works for a call: its deadline, its bytes, its end.
+        .layer(Calls::new(&settings, bounds, drain.phase(), budget.clone()))
+        .add_routes(routes);
     // Dropped with this function, the listener for metrics and probes ends last.
     let mut aside = JoinSet::new();
+    aside.spawn(models.uploads().sweeping());
+    aside.spawn(connections.clone().look_after(drain.phase()));
     if let Some(listener) = admin {
-        aside.spawn(Admin::new(models.clone(), health.clone(), States::new()).serve(listener));
+        let states = States::new(connections.clone(), budget);
+        aside.spawn(Admin::new(models.clone(), health, states).serve(listener));
     }
-    // Every service takes the same bounds and compressions.
-    macro_rules! bounded {
-        ($server:ident, $service:expr) => {
-            $server::new($service)
-                .max_decoding_message_size(models.settings().service.message_bytes_max)
-                .max_encoding_message_size(models.settings().service.message_bytes_max)
-                .accept_compressed(Gzip)
-                .accept_compressed(Zstd)
-        };
-    }
-    let reflection = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-    };
-    let described = "the descriptors are made by the build";
-    let server = Server::builder()
-        .tcp_nodelay(true)
-        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        // Outside of all that can refuse a call or end it: whatever happens to it is seen.
-        .layer(Seen::new(&[proto::DESCRIPTORS, tonic_health::pb::FILE_DESCRIPTOR_SET], traces.clone()))
-        .layer(layers::Guard::new(&models.settings().service))
-        .add_service(bounded!(
-            EmbeddingServiceServer,
-            embedding::Embeddings { models: models.clone(), draining: drain.draining() }
-        ))
-        .add_service(bounded!(AnswerServiceServer, answer::Answers(models.clone())))
-        .add_service(bounded!(MediaServiceServer, media::MediaFiles(models.clone())))
-        .add_service(bounded!(ModelServiceServer, models::Models(models.clone())))
-        .add_service(HealthServer::new(health))
-        .add_service(reflection().build_v1().expect(described))
-        // Python's clients still ask for this one.
-        .add_service(reflection().build_v1alpha().expect(described));
-    let serving = server.serve_with_incoming_shutdown(TcpListenerStream::new(calls), drain.refused());
+    let serving = server.serve_with_incoming_shutdown(connections.incoming(calls), drain.refused());
     let outcome = drain.run(serving, models, shutdown).await;
     if let Some(traces) = traces {
         traces.end().await;
     }
     outcome
+}
+
+/// What tonic and hyper bound themselves; `connection.rs` has the rest.
+fn transport(settings: &ConnectionSettings) -> Server {
+    let server = Server::builder()
+        // For gRPC-Web.
+        .accept_http1(true)
+        .max_concurrent_streams(settings.streams_max)
+        // A client that gives up many calls at once is in a hurry, not hostile.
+        .http2_max_pending_accept_reset_streams(Some(settings.streams_max as usize))
+        .http2_keepalive_interval(Some(Duration::from_millis(settings.keepalive_ms)))
+        .http2_keepalive_timeout(Some(Duration::from_millis(settings.keepalive_max_ms)));
+    match settings.age_max_ms {
+        0 => server,
+        // Its own grace would close the connection without having asked it to end.
+        age => server.max_connection_age(Duration::from_millis(age)),
+    }
 }

@@ -1,14 +1,21 @@
 //! How serving ends: in order, and within a bound.
 //!
+//! Health says NOT_SERVING, the drain delay passes, nothing new is taken, what is in flight is finished; a connection
+//! without a call ends when it has been quiet (`connection.rs`), so that one whose client has vanished holds nothing up.
+//! At the bound every call still open ends with UNAVAILABLE, and every connection with it.
+//!
 //! tonic's own graceful shutdown waits for every connection, a half-open one for up to an hour; so it runs in a
-//! task that is left behind when the bound is reached.
+//! task that is left behind should even that not end it.
 
 use std::time::Duration;
 
 use tokio::sync::watch;
 
 use crate::engine::{Models, ThreadState};
-use crate::settings::ServiceSettings;
+use crate::settings::Settings;
+
+/// Time that connections get beyond their quiet time to end themselves at the hard stop.
+const LAST_WORDS_MAX: Duration = Duration::from_secs(1);
 
 /// Why serving ended badly.
 #[derive(Debug, thiserror::Error)]
@@ -19,38 +26,60 @@ pub enum ServeError {
     /// Traces cannot be told as they are asked for.
     #[error("{0}")]
     Traces(String),
+    /// An origin that no browser sends.
+    #[error("VLJEPA_WEB_ORIGINS has {0:?}, must be * or origins such as https://example.org:8443, separated by commas")]
+    Origin(String),
     /// The socket failed.
     #[error("the server failed")]
     Transport(#[from] tonic::transport::Error),
+}
+
+/// How far the end has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Phase {
+    /// It has not begun.
+    Serving,
+    /// Health says NOT_SERVING; everything is still taken.
+    Draining,
+    /// Nothing new is taken; what is in flight is finished.
+    Refusing,
+    /// Nothing is waited for any more; whatever is still open hears its last word.
+    Stopping,
+}
+
+/// Resolves when the end has come as far as `phase`.
+pub(super) async fn reached(now: &mut watch::Receiver<Phase>, phase: Phase) {
+    // Without its sender there is no server any more.
+    drop(now.wait_for(|now| *now >= phase).await);
 }
 
 /// The steps of the end.
 pub(super) struct Drain {
     delay: Duration,
     bound: Duration,
-    draining: watch::Sender<bool>,
-    refusing: watch::Sender<bool>,
+    quiet: Duration,
+    phase: watch::Sender<Phase>,
 }
 
 impl Drain {
-    pub(super) fn new(settings: &ServiceSettings) -> Self {
+    pub(super) fn new(settings: &Settings) -> Self {
         Self {
-            delay: Duration::from_millis(settings.drain_delay_ms),
-            bound: Duration::from_millis(settings.drain_max_ms),
-            draining: watch::Sender::new(false),
-            refusing: watch::Sender::new(false),
+            delay: Duration::from_millis(settings.service.drain_delay_ms),
+            bound: Duration::from_millis(settings.service.drain_max_ms),
+            quiet: Duration::from_millis(settings.connection.drain_quiet_ms),
+            phase: watch::Sender::new(Phase::Serving),
         }
     }
 
-    /// Turns true when the end has begun.
-    pub(super) fn draining(&self) -> watch::Receiver<bool> {
-        self.draining.subscribe()
+    /// How far the end has come.
+    pub(super) fn phase(&self) -> watch::Receiver<Phase> {
+        self.phase.subscribe()
     }
 
     /// Resolves when nothing new is taken any more.
     pub(super) fn refused(&self) -> impl Future<Output = ()> + Send + 'static {
-        let mut refusing = self.refusing.subscribe();
-        async move { drop(refusing.wait_for(|&refusing| refusing).await) }
+        let mut phase = self.phase();
+        async move { reached(&mut phase, Phase::Refusing).await }
     }
 
     /// Runs `serving` until the end, then ends it step by step.
@@ -66,7 +95,7 @@ impl Drain {
             () = models.failed() => true,
             () = shutdown => false,
         };
-        self.draining.send_replace(true);
+        self.phase.send_replace(Phase::Draining);
         match failed {
             true => tracing::error!("a model's thread panicked"),
             false => {
@@ -74,7 +103,7 @@ impl Drain {
                 tokio::time::sleep(self.delay).await;
             }
         }
-        self.refusing.send_replace(true);
+        self.phase.send_replace(Phase::Refusing);
         let mut threads = Vec::new();
         let drained = async {
             let _ = (&mut serving).await;
@@ -86,7 +115,12 @@ impl Drain {
         };
         if tokio::time::timeout(self.bound, drained).await.is_err() {
             tracing::warn!(bound_ms = self.bound.as_millis() as u64, "not drained within the bound: hard stop");
-            serving.abort();
+            self.phase.send_replace(Phase::Stopping);
+            // Last words are written, and the connections end themselves.
+            if !serving.is_finished() {
+                drop(tokio::time::timeout(self.quiet + LAST_WORDS_MAX, &mut serving).await);
+                serving.abort();
+            }
         }
         threads.extend(models.close());
         match failed || threads.iter().any(|thread| thread.state() == ThreadState::Panicked) {
@@ -102,7 +136,6 @@ mod tests {
     use crate::engine::Engine;
     use crate::model::bundle::Bundle;
     use crate::model::vl_jepa::VlJepa;
-    use crate::settings::Settings;
     use std::future::pending;
     use std::time::Instant;
 
@@ -115,7 +148,9 @@ mod tests {
     }
 
     fn drain(bound_ms: u64) -> Drain {
-        Drain::new(&ServiceSettings { drain_max_ms: bound_ms, ..ServiceSettings::default() })
+        let mut settings = Settings::default();
+        (settings.service.drain_max_ms, settings.connection.drain_quiet_ms) = (bound_ms, 10);
+        Drain::new(&settings)
     }
 
     #[tokio::test]
@@ -123,14 +158,14 @@ mod tests {
         let (models, engine) = models();
         engine.panic_model_thread();
         let drain = drain(10_000);
-        let (health, refused) = (drain.draining(), drain.refused());
+        let (health, refused) = (drain.phase(), drain.refused());
         let serving = async {
             refused.await;
             Ok(())
         };
         let outcome = drain.run(serving, models, pending()).await;
         assert!(matches!(outcome, Err(ServeError::ModelThread)), "{outcome:?}");
-        assert!(*health.borrow(), "health was told");
+        assert!(*health.borrow() >= Phase::Draining, "health was told");
     }
 
     #[tokio::test]

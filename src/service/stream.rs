@@ -22,6 +22,7 @@ use super::proto::{
     Prediction, StreamPredictFinished, StreamPredictItem, StreamPredictOpen, StreamPredictOpened, StreamPredictRequest,
     StreamPredictResponse, StreamPredictResult,
 };
+use super::shutdown::{Phase, reached};
 use super::status::{draining, item_status, status};
 use crate::engine::{EngineError, Models, shortened};
 
@@ -34,7 +35,7 @@ const RESPONSES_WAITING: usize = 4;
 /// Answers `requests` until the client has no more, it leaves, the deadline passes or the server drains.
 pub(super) fn answer(
     models: Models,
-    draining: watch::Receiver<bool>,
+    phase: watch::Receiver<Phase>,
     requests: Request<Streaming<StreamPredictRequest>>,
 ) -> Responses {
     let (responses, sent) = mpsc::channel(RESPONSES_WAITING);
@@ -54,7 +55,7 @@ pub(super) fn answer(
         let ended = tokio::select! {
             () = responses.closed() => return,
             () = passed(deadline) => Err(status(EngineError::DeadlineExceeded)),
-            ended = session.run(draining) => ended,
+            ended = session.run(phase) => ended,
         };
         if let Err(ending) = ended {
             // Whoever has gone needs no status.
@@ -86,9 +87,8 @@ struct Session {
 
 impl Session {
     /// Reads until there is a reason to end, answers what has been read, and gives the reason.
-    async fn run(mut self, mut draining_began: watch::Receiver<bool>) -> Result<(), Status> {
-        let began = async move { drop(draining_began.wait_for(|&began| began).await) };
-        let mut began = std::pin::pin!(began);
+    async fn run(mut self, mut phase: watch::Receiver<Phase>) -> Result<(), Status> {
+        let mut began = std::pin::pin!(reached(&mut phase, Phase::Refusing));
         let (mut reading, mut ending) = (true, Ok(()));
         loop {
             tokio::select! {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use tonic::Request;
 
-use super::layers::Deadline;
+use super::call::Deadline;
 use super::proto;
 use crate::embedding::Dtype;
 use crate::engine::{Call, Class, Engine, EngineError, Manner, Owner, Question, Trail, Uploads};
@@ -20,7 +20,7 @@ use crate::settings::Settings;
 use media::{media_of, sampling_of};
 
 pub(super) use models::{model, model_place, passing};
-pub(super) use results::{answer, encoded_texts, prediction, predictions};
+pub(super) use results::{answer, encoded_texts, prediction, predictions, reply};
 pub(super) use stream::{Opening, Whole, opening, stream_item, whole};
 pub(super) use uploads::{promise, receipt};
 

@@ -1,10 +1,24 @@
 //! From the engine's outcomes to protobuf.
 
+use prost::Message;
+use tonic::Response;
+
 use super::{Checked, Output};
 use crate::embedding::{Dtype, Embedding, Space};
 use crate::engine::{Answer, Choice, Embedded, EngineError, Timing, Usage};
 use crate::service::proto::{self, encode_text_result, predict_result};
 use crate::service::status::item_status;
+use crate::settings::Settings;
+
+/// A message on its way out. Compressing a small one costs more than it saves.
+pub(in crate::service) fn reply<M: Message>(message: M, settings: &Settings) -> Response<M> {
+    let small = message.encoded_len() < settings.service.compress_bytes_min;
+    let mut response = Response::new(message);
+    if small {
+        response.disable_compression();
+    }
+    response
+}
 
 /// Predict's response.
 pub(in crate::service) fn predictions(

@@ -6,7 +6,7 @@ use tonic::Request;
 
 use super::{Checked, Desk, Output, class, count, invalid, output, owner, question};
 use crate::engine::{Call, Class, Engine, Owner, Question, Trail, Uploads};
-use crate::service::layers::Deadline;
+use crate::service::call::Deadline;
 use crate::service::proto::{OutputOptions, Priority, StreamPredictItem, StreamPredictOpen};
 
 /// What holds for all items of a call.

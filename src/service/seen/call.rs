@@ -11,12 +11,12 @@ use http::{HeaderMap, Request, StatusCode};
 use opentelemetry::Context;
 use tonic::body::Body;
 use tonic::metadata::MetadataMap;
-use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 use super::{RequestId, Watching, metrics, traces};
 use crate::engine::{Steps, Trail, shortened};
+use crate::service::connection::Peer;
 
 /// A method that is served.
 #[derive(Debug, Clone)]
@@ -63,7 +63,7 @@ impl Call {
         let id = RequestId::of(request.headers());
         let (key, trail) = (KeyName::default(), Trail::kept());
         let parent = watching.traces.as_ref().map(|traces| traces.parent(request.headers()));
-        let peer = peer(request);
+        let peer = request.extensions().get::<Peer>().map(|peer| peer.address);
         let path = request.uri().path().to_owned();
         let extensions = request.extensions_mut();
         extensions.insert(id.clone());
@@ -178,12 +178,6 @@ fn name_request(status: &Status, id: &str, headers: &mut HeaderMap) {
     let named = Status::with_error_details_and_metadata(status.code(), message, details, kept);
     // Too large for a header can only be what came in so: then it stays as it is.
     let _ = named.add_header(headers);
-}
-
-fn peer(request: &Request<Body>) -> Option<SocketAddr> {
-    let extensions = request.extensions();
-    let below_tls = || extensions.get::<TlsConnectInfo<TcpConnectInfo>>().map(TlsConnectInfo::get_ref);
-    extensions.get::<TcpConnectInfo>().or_else(below_tls)?.remote_addr()
 }
 
 #[cfg(test)]

@@ -6,10 +6,14 @@ use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::engine::Models;
+use crate::service::connections::Connections;
+use crate::service::inflight::Budget;
 
 /// What is known from the beginning.
 pub(in crate::service) struct States {
     started: SystemTime,
+    connections: Connections,
+    budget: Budget,
 }
 
 /// Name, kind and meaning of a metric.
@@ -17,14 +21,17 @@ type About<'a> = (&'a str, &'a str, &'a str);
 
 impl States {
     /// Those of a server that begins now.
-    pub fn new() -> Self {
-        Self { started: SystemTime::now() }
+    pub fn new(connections: Connections, budget: Budget) -> Self {
+        Self { started: SystemTime::now(), connections, budget }
     }
 
     /// All of them, as they are now.
     pub fn text(&self, models: &Models) -> String {
         let mut page = Page::default();
         page.one(("vljepa_models", "gauge", "Models that are served"), models.all().len() as f64);
+        page.one(("vljepa_connections", "gauge", "Connections that are open"), self.connections.count() as f64);
+        let about = "Messages of all calls, in and not answered or out and not written, bytes";
+        page.one(("vljepa_inflight_bytes", "gauge", about), self.budget.held() as f64);
         self.process(&mut page);
         page.0
     }

@@ -5,7 +5,9 @@ mod models;
 mod seen;
 mod stream;
 mod surface;
+mod transport;
 mod uploads;
+mod wire;
 
 use std::net::SocketAddr;
 

@@ -28,6 +28,7 @@ use tonic::codegen::Bytes;
 use tower::{Layer, Service};
 
 pub(super) use admin::Admin;
+pub(super) use call::KeyName;
 pub(super) use id::RequestId;
 pub(super) use states::States;
 pub(super) use traces::Traces;

@@ -23,7 +23,7 @@ pub(super) struct Ask {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    pub(super) source: SourceArgs,
+    source: SourceArgs,
 }
 
 impl Ask {

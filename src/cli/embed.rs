@@ -27,7 +27,7 @@ pub(super) struct Embed {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    pub(super) source: SourceArgs,
+    source: SourceArgs,
 }
 
 impl Embed {

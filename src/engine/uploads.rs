@@ -144,6 +144,12 @@ impl Uploads {
         taken.map(drop).ok_or_else(|| missing(name))
     }
 
+    /// How many there are, those that are being sent among them, and their bytes together.
+    pub fn held(&self) -> (usize, u64) {
+        let space = self.0.space.lock().unwrap_or_else(PoisonError::into_inner);
+        (space.items, space.bytes)
+    }
+
     /// Forgets what has expired at `now`.
     pub fn sweep(&self, now: Instant) {
         let expired = self.shelf().expire(now);

@@ -17,6 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::connection::{Bounds, Closing, Connection, Life};
 use super::shutdown::Phase;
+use crate::engine::seen;
 use crate::settings::ConnectionSettings;
 
 /// Connections that are accepted and not yet taken over.
@@ -98,6 +99,7 @@ impl Connections {
     fn place(&self, socket: TcpStream, address: SocketAddr) -> Option<Connection> {
         let mut open = self.open();
         if open.len() >= self.0.max {
+            seen::refused("connections");
             tracing::warn!(%address, max = self.0.max, "too many connections: closed");
             return None;
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::engine::EngineError;
+use crate::engine::{EngineError, seen};
 
 /// Bytes that may be held, and that are. Cheap to clone; all clones are one.
 #[derive(Debug, Clone)]
@@ -130,6 +130,7 @@ impl Allowance {
     }
 
     fn full(&self) -> EngineError {
+        seen::refused("inflight_bytes");
         EngineError::Overloaded { what: "the memory of calls in flight", retry_after: self.retry_after }
     }
 

@@ -4,6 +4,7 @@
 //! Errors learn the request's id on their way out, so that a client can name the call that failed.
 
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -63,13 +64,14 @@ impl Call {
         let id = RequestId::of(request.headers());
         let (key, trail) = (KeyName::default(), Trail::kept());
         let parent = watching.traces.as_ref().map(|traces| traces.parent(request.headers()));
-        let peer = Peer::of(request.extensions()).map(|peer| peer.address);
+        let peer = request.extensions().get::<Peer>().map(|peer| peer.address);
         let path = request.uri().path().to_owned();
         let extensions = request.extensions_mut();
         extensions.insert(id.clone());
         extensions.insert(key.clone());
         extensions.insert(trail.clone());
         let watching = watching.clone();
+        watching.open.fetch_add(1, Ordering::Relaxed);
         let (started, started_at) = (Instant::now(), SystemTime::now());
         Self { watching, id, path, peer, key, started, started_at, parent, trail, status: None }
     }
@@ -100,6 +102,7 @@ impl Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
+        self.watching.open.fetch_sub(1, Ordering::Relaxed);
         // Nobody took the answer to its end.
         let left = || (Code::Cancelled, "the client left".into());
         let (code, message) = self.status.take().unwrap_or_else(left);

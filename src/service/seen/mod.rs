@@ -16,6 +16,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use http::{HeaderValue, Request, Response};
@@ -26,9 +27,9 @@ use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::Bytes;
 use tower::{Layer, Service};
+use tracing::Instrument;
 
 pub(super) use admin::Admin;
-pub(super) use call::KeyName;
 pub(super) use id::RequestId;
 pub(super) use states::States;
 pub(super) use traces::Traces;
@@ -40,6 +41,8 @@ use call::{Call, Method};
 pub(super) struct Seen(Arc<Watching>);
 
 struct Watching {
+    /// Calls that have not ended.
+    open: AtomicUsize,
     /// By path, `/service/method`: what is not among these is told as `other`.
     methods: HashMap<String, Method>,
     traces: Option<Arc<Traces>>,
@@ -49,7 +52,12 @@ impl Seen {
     /// Knows the methods that `descriptors` describe.
     pub fn new(descriptors: &[&[u8]], traces: Option<Arc<Traces>>) -> Self {
         let methods = descriptors.iter().flat_map(|bytes| methods(bytes)).collect();
-        Self(Arc::new(Watching { methods, traces }))
+        Self(Arc::new(Watching { open: AtomicUsize::new(0), methods, traces }))
+    }
+
+    /// Calls that have not ended.
+    pub fn calls_open(&self) -> usize {
+        self.0.open.load(Ordering::Relaxed)
     }
 }
 
@@ -97,7 +105,9 @@ where
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let mut call = Call::begins(&self.seen.0, &mut request);
-        let answered = self.inner.call(request);
+        // So that what is logged on the way names its request; kept by every filter that keeps errors.
+        let span = tracing::error_span!("call", request_id = call.id().as_str());
+        let answered = self.inner.call(request).instrument(span);
         Box::pin(async move {
             let (mut head, body) = answered.await?.into_parts();
             let id = HeaderValue::from_str(call.id().as_str()).expect("an id is printable");

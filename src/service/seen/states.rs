@@ -5,7 +5,8 @@ use std::fmt::Write;
 use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::engine::Models;
+use super::Seen;
+use crate::engine::{Load, Models, Passed, Snapshot};
 use crate::service::connections::Connections;
 use crate::service::inflight::Budget;
 
@@ -14,6 +15,7 @@ pub(in crate::service) struct States {
     started: SystemTime,
     connections: Connections,
     budget: Budget,
+    seen: Seen,
 }
 
 /// Name, kind and meaning of a metric.
@@ -21,17 +23,21 @@ type About<'a> = (&'a str, &'a str, &'a str);
 
 impl States {
     /// Those of a server that begins now.
-    pub fn new(connections: Connections, budget: Budget) -> Self {
-        Self { started: SystemTime::now(), connections, budget }
+    pub fn new(connections: Connections, budget: Budget, seen: Seen) -> Self {
+        Self { started: SystemTime::now(), connections, budget, seen }
     }
 
     /// All of them, as they are now.
     pub fn text(&self, models: &Models) -> String {
         let mut page = Page::default();
-        page.one(("vljepa_models", "gauge", "Models that are served"), models.all().len() as f64);
+        engines(&mut page, models);
         page.one(("vljepa_connections", "gauge", "Connections that are open"), self.connections.count() as f64);
+        page.one(("vljepa_calls_in_flight", "gauge", "Calls that have not ended"), self.seen.calls_open() as f64);
         let about = "Messages of all calls, in and not answered or out and not written, bytes";
         page.one(("vljepa_inflight_bytes", "gauge", about), self.budget.held() as f64);
+        let (items, bytes) = models.uploads().held();
+        page.one(("vljepa_uploads", "gauge", "Uploads on the disk"), items as f64);
+        page.one(("vljepa_uploads_bytes", "gauge", "Their size together, bytes"), bytes as f64);
         self.process(&mut page);
         page.0
     }
@@ -45,10 +51,44 @@ impl States {
         if let Some(bytes) = resident_bytes() {
             page.one(("process_resident_memory_bytes", "gauge", "Memory that is held, bytes"), bytes as f64);
         }
+        if let Some(seconds) = processor_seconds() {
+            page.one(("process_cpu_seconds_total", "counter", "Processor time spent"), seconds);
+        }
         if let Ok(open) = fs::read_dir("/proc/self/fd") {
             page.one(("process_open_fds", "gauge", "Open files and sockets"), open.count() as f64);
         }
     }
+}
+
+/// How the models stand; each value has the name of its model.
+fn engines(page: &mut Page, models: &Models) {
+    let all: Vec<(String, Snapshot)> = models.all().into_iter().map(|(name, one)| (name, one.load())).collect();
+    page.one(("vljepa_models", "gauge", "Models that are served"), all.len() as f64);
+    let waiting = |count: fn(Load) -> usize| {
+        let classes = all.iter().flat_map(|(name, one)| one.waiting.map(|(class, load)| (name, class, load)));
+        classes.map(move |(name, class, load)| {
+            ([("model", name.clone()), ("class", class.name().into())], count(load) as f64)
+        })
+    };
+    page.all(("vljepa_queue_depth", "gauge", "Pieces of work that wait for the model"), waiting(|load| load.items));
+    page.all(("vljepa_queue_cost_tokens", "gauge", "Cost of what waits, tokens"), waiting(|load| load.cost));
+    let tokens = all.iter().flat_map(|(name, one)| {
+        let Passed { vision, predictor, text, decoder } = one.passed;
+        [("vision", vision), ("predictor", predictor), ("text", text), ("decoder", decoder)]
+            .map(|(stage, tokens)| ([("model", name.clone()), ("stage", stage.into())], tokens as f64))
+    });
+    page.all(("vljepa_tokens_total", "counter", "Tokens that passed through each stage, equal ones once"), tokens);
+    let mut each = |about: About, value: fn(&Snapshot) -> f64| {
+        page.all(about, all.iter().map(|(name, one)| ([("model", name.clone())], value(one))));
+    };
+    let about = "How full the fullest bound is, 0 to 1; at 1 somebody is refused";
+    each(("vljepa_saturation", "gauge", about), |one| one.saturation);
+    let about = "Memory of what is decoded and not answered yet, bytes";
+    each(("vljepa_media_bytes", "gauge", about), |one| one.media_bytes as f64);
+    let about = "Texts whose embedding was remembered";
+    each(("vljepa_text_cache_hits_total", "counter", about), |one| one.texts.hits as f64);
+    let about = "Texts whose embedding was not remembered";
+    each(("vljepa_text_cache_misses_total", "counter", about), |one| one.texts.misses as f64);
 }
 
 /// Memory of this process, bytes.
@@ -57,6 +97,17 @@ fn resident_bytes() -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kilobytes << 10)
+}
+
+/// Processor time of this process, seconds.
+fn processor_seconds() -> Option<f64> {
+    // Linux tells it in hundredths on every machine.
+    const TICKS_PER_SECOND: f64 = 100.0;
+    let stat = fs::read_to_string("/proc/self/stat").ok()?;
+    // The program's name, in brackets, may hold anything.
+    let (_, fields) = stat.rsplit_once(") ")?;
+    let ticks: Option<Vec<f64>> = fields.split(' ').skip(11).take(2).map(|ticks| ticks.parse().ok()).collect();
+    Some(ticks?.iter().sum::<f64>() / TICKS_PER_SECOND)
 }
 
 /// What is written so far.
@@ -108,7 +159,13 @@ mod tests {
 
     #[test]
     #[cfg(target_os = "linux")]
-    fn memory_is_told() {
+    fn memory_and_processor_time_are_told() {
         assert!(resident_bytes().is_some_and(|bytes| bytes > 1 << 20));
+        let before = processor_seconds().expect("told");
+        let began = std::time::Instant::now();
+        while began.elapsed().as_millis() < 60 {
+            std::hint::black_box(began);
+        }
+        assert!((0.01..60.0).contains(&(processor_seconds().expect("told") - before)));
     }
 }

@@ -24,6 +24,8 @@ use vljepa::service::proto::answer_service_client::AnswerServiceClient;
 use super::{CLIP, Running, ask, file, item, start, start_watched};
 use crate::model_laws::{BERT, bundle};
 
+const DASHBOARD: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/grafana/vljepa.json"));
+
 /// Sends bytes and reads until the other side ends; the status of the answer, and all of it.
 async fn talk(address: SocketAddr, bytes: &[u8]) -> (u16, String) {
     let mut stream = TcpStream::connect(address).await.expect("it listens");
@@ -97,6 +99,15 @@ async fn metrics_tell_what_happened() {
         assert!(after - before >= least, "{name} {labels:?}: {before}, then {after}");
     }
     for (name, labels, within) in [
+        ("vljepa_queue_depth", &["model=\"tiny\"", "class=\"interactive\""][..], 0.0..=0.0),
+        ("vljepa_saturation", &["model=\"tiny\""], 0.0..=1.0),
+        ("vljepa_text_cache_hits_total", &["model=\"tiny\""], 2.0..=2.0),
+        ("vljepa_text_cache_misses_total", &["model=\"tiny\""], 2.0..=2.0),
+        ("vljepa_tokens_total", &["model=\"tiny\"", "stage=\"vision\""], 32.0..=32.0),
+        ("vljepa_connections", &[], 1.0..=1.0),
+        ("vljepa_calls_in_flight", &[], 0.0..=0.0),
+        ("vljepa_inflight_bytes", &[], 0.0..=0.0),
+        ("vljepa_uploads", &[], 0.0..=0.0),
         ("vljepa_build_info", &["version=\"0.1.0\""][..], 1.0..=1.0),
         ("process_start_time_seconds", &[], 1.7e9..=1e10),
         ("process_resident_memory_bytes", &[], 1e6..=1e11),
@@ -115,6 +126,43 @@ async fn what_is_refused_is_counted_with_its_reason() {
     let before = refused().await.unwrap_or(0.0);
     server.answers().answer(ask(file(CLIP), &[])).await.expect_err("8 visual tokens alone");
     assert!(refused().await.expect("counted") >= before + 1.0);
+    server.end().await;
+}
+
+/// The names of metrics in a query.
+fn metric_names(query: &str) -> impl Iterator<Item = &str> {
+    let words = query.split(|part: char| !part.is_ascii_alphanumeric() && part != '_');
+    words.filter(|word| ["vljepa_", "rpc_server_", "process_"].iter().any(|prefix| word.starts_with(prefix)))
+}
+
+fn queries<'a>(part: &'a Value, found: &mut Vec<&'a str>) {
+    match part {
+        Value::Object(fields) => fields.iter().for_each(|(name, field)| match field {
+            Value::String(text) if ["expr", "query", "definition"].contains(&&**name) => found.push(text),
+            field => queries(field, found),
+        }),
+        Value::Array(items) => items.iter().for_each(|item| queries(item, found)),
+        _ => {}
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_dashboard_asks_for_nothing_that_is_not_told() {
+    let dashboard: Value = serde_json::from_str(DASHBOARD).expect("JSON");
+    let mut asked = Vec::new();
+    queries(&dashboard, &mut asked);
+    let names: BTreeSet<&str> = asked.iter().flat_map(|query| metric_names(query)).collect();
+    assert!(asked.len() >= 12 && names.len() >= 12, "{asked:?}: {names:?}");
+    // So that something is refused as well.
+    let (refusing, _) = start_watched(|settings| settings.queue.cost_max = 5).await;
+    refusing.answers().answer(ask(file(CLIP), &[])).await.expect_err("too dear");
+    refusing.end().await;
+    let (server, admin) = start_watched(|_| {}).await;
+    traffic(&server).await;
+    let (_, told) = get(admin, "/metrics").await;
+    for name in names {
+        assert!(value(&told, name, &[]).is_some(), "{name} is not told:\n{told}");
+    }
     server.end().await;
 }
 

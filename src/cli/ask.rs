@@ -23,7 +23,7 @@ pub(super) struct Ask {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    source: SourceArgs,
+    pub(super) source: SourceArgs,
 }
 
 impl Ask {

@@ -1,10 +1,12 @@
 //! Where a command's answers come from: an engine in this process, or a server.
 
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, ensure};
 use tonic::Request;
-use tonic::transport::{Channel, Endpoint};
+use tonic::metadata::AsciiMetadataValue;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
 use super::bundle::BundleArgs;
 use super::start_engine;
@@ -13,7 +15,7 @@ use crate::engine::{Answer, Call, Choice, Embedded, Engine, Manner, Media, Quest
 use crate::service::proto;
 use crate::service::proto::answer_service_client::AnswerServiceClient;
 use crate::service::proto::embedding_service_client::EmbeddingServiceClient;
-use crate::settings::Settings;
+use crate::settings::{ClientSettings, Flag, Settings};
 
 /// How long a server may be silent: while it is connected to, before it is pinged, and before a ping is answered.
 const SILENCE: Duration = Duration::from_secs(5);
@@ -21,14 +23,49 @@ const SILENCE: Duration = Duration::from_secs(5);
 /// The options of every command that asks.
 #[derive(Debug, clap::Args)]
 pub(super) struct SourceArgs {
-    /// Ask the server at this address, such as 127.0.0.1:50051, instead of loading a model.
+    /// Ask the server at this address, such as 127.0.0.1:50051 or https://host:50051, instead of loading a model.
     #[arg(long, value_name = "ADDR", conflicts_with_all = ["bundle", "precision"])]
     server: Option<String>,
+    #[command(flatten)]
+    identity: IdentityArgs,
     #[command(flatten)]
     bundle: BundleArgs,
 }
 
+/// The options of every command that connects to a server: whom it trusts, and how it shows who it is.
+#[derive(Debug, clap::Args)]
+pub(super) struct IdentityArgs {
+    /// Authorities that may vouch for a server with TLS (PEM).
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// Certificate to show to the server (PEM).
+    #[arg(long, value_name = "FILE")]
+    client_cert: Option<PathBuf>,
+    /// That certificate's private key (PEM).
+    #[arg(long, value_name = "FILE")]
+    client_key: Option<PathBuf>,
+    /// Key to show to the server; other users see it among the processes, VLJEPA_API_KEY is not seen.
+    #[arg(long, value_name = "TOKEN")]
+    api_key: Option<String>,
+}
+
+impl IdentityArgs {
+    pub(super) fn flags(&self) -> Vec<Flag> {
+        let files = [
+            ("--ca", "client.ca", &self.ca),
+            ("--client-cert", "client.certificate", &self.client_cert),
+            ("--client-key", "client.key", &self.client_key),
+        ];
+        let files = files.into_iter().filter_map(|(flag, key, file)| Flag::file(flag, key, file.as_deref()));
+        files.chain(Flag::named("--api-key", "client.api_key", self.api_key.as_ref())).collect()
+    }
+}
+
 impl SourceArgs {
+    pub(super) fn flags(&self) -> Vec<Flag> {
+        self.identity.flags()
+    }
+
     pub(super) async fn open(&self, settings: &Settings) -> anyhow::Result<Source> {
         match &self.server {
             Some(address) => Ok(Source::There(Box::new(Remote::connect(address, settings).await?))),
@@ -83,26 +120,65 @@ pub(super) struct Remote {
     answers: AnswerServiceClient<Channel>,
     embeddings: EmbeddingServiceClient<Channel>,
     deadline: Duration,
+    authorization: Option<AsciiMetadataValue>,
+}
+
+/// A channel to the server at `address`: with TLS if that says https, or nothing while authorities are named.
+pub(super) async fn connect(address: &str, client: &ClientSettings) -> anyhow::Result<Channel> {
+    let named = || format!("--server {address}");
+    let scheme = if client.ca.is_some() { "https" } else { "http" };
+    let url = if address.contains("://") { address.into() } else { format!("{scheme}://{address}") };
+    let endpoint = Endpoint::from_shared(url).with_context(named)?.connect_timeout(SILENCE);
+    // What listens but never speaks is given up too.
+    let mut endpoint = endpoint.http2_keep_alive_interval(SILENCE).keep_alive_timeout(SILENCE);
+    match endpoint.uri().scheme_str() {
+        Some("https") => endpoint = endpoint.tls_config(tls(client)?).with_context(named)?,
+        _ => ensure!(client.ca.is_none() && client.certificate.is_none(), "{}: TLS needs https://", named()),
+    }
+    endpoint.connect().await.with_context(named)
+}
+
+fn tls(client: &ClientSettings) -> anyhow::Result<ClientTlsConfig> {
+    let read = |setting: &str, file: &Path| {
+        let name = || format!("{setting}: {}", file.display());
+        std::fs::read(file).with_context(name)
+    };
+    let ca = client.ca.as_deref().context("https needs the server's authorities: --ca FILE")?;
+    let config = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read("client.ca", ca)?));
+    Ok(match (&client.certificate, &client.key) {
+        (Some(certificate), Some(key)) => {
+            config.identity(Identity::from_pem(read("client.certificate", certificate)?, read("client.key", key)?))
+        }
+        _ => config,
+    })
+}
+
+/// What shows the key that is set to a server.
+pub(super) fn authorization(client: &ClientSettings) -> anyhow::Result<Option<AsciiMetadataValue>> {
+    let Some(key) = &client.api_key else { return Ok(None) };
+    let value = AsciiMetadataValue::try_from(format!("Bearer {}", key.reveal()));
+    let mut value = value.map_err(|_| anyhow!("client.api_key has characters that no key has"))?;
+    value.set_sensitive(true);
+    Ok(Some(value))
 }
 
 impl Remote {
     pub(super) async fn connect(address: &str, settings: &Settings) -> anyhow::Result<Self> {
-        let url = if address.contains("://") { address.into() } else { format!("http://{address}") };
-        let named = || format!("--server {address}");
-        let endpoint = Endpoint::from_shared(url).with_context(named)?.connect_timeout(SILENCE);
-        // What listens but never speaks is given up too.
-        let endpoint = endpoint.http2_keep_alive_interval(SILENCE).keep_alive_timeout(SILENCE);
-        let channel = endpoint.connect().await.with_context(named)?;
+        let channel = connect(address, &settings.client).await?;
         let bytes_max = settings.service.message_bytes_max;
         Ok(Self {
             answers: AnswerServiceClient::new(channel.clone()).max_decoding_message_size(bytes_max),
             embeddings: EmbeddingServiceClient::new(channel).max_decoding_message_size(bytes_max),
             deadline: Duration::from_millis(settings.service.deadline_max_ms),
+            authorization: authorization(&settings.client)?,
         })
     }
 
     fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
+        if let Some(authorization) = &self.authorization {
+            request.metadata_mut().insert("authorization", authorization.clone());
+        }
         request.set_timeout(self.deadline);
         request
     }

@@ -67,7 +67,9 @@ const EXHIBITS: &[Exhibit] = exhibits! {
 };
 
 impl Demo {
-    pub(super) fn run(self, settings: Settings) -> anyhow::Result<i32> {
+    pub(super) fn run(self, mut settings: Settings) -> anyhow::Result<i32> {
+        // It asks itself.
+        (settings.tls, settings.keys, settings.client) = Default::default();
         let bundle = self.bundle.open(&settings)?;
         let models = start_models(vec![(bundle.name.clone(), bundle)], settings.clone())?;
         let (name, engine) = models.entry("")?;

@@ -27,7 +27,7 @@ pub(super) struct Embed {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    source: SourceArgs,
+    pub(super) source: SourceArgs,
 }
 
 impl Embed {

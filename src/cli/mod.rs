@@ -11,6 +11,7 @@ mod demo;
 mod embed;
 mod evaluate;
 mod inspect;
+mod key;
 mod log;
 mod serve;
 mod settings;
@@ -76,6 +77,9 @@ enum Command {
     Verify(verify::Verify),
     /// Writes clips of the generator, and questions about them, as files.
     World(world::World),
+    /// Makes keys for callers of a server.
+    #[command(subcommand)]
+    Key(key::Key),
     /// Shows every setting, its bounds, and where its value comes from.
     Settings(settings::Show),
     /// Measures kernels, the parts of a model of a published size, or a server under load.
@@ -124,6 +128,8 @@ impl Command {
     fn flags(&self) -> Vec<Flag> {
         match self {
             Self::Serve(serve) => serve.flags(),
+            Self::Ask(ask) => ask.source.flags(),
+            Self::Embed(embed) => embed.source.flags(),
             _ => vec![],
         }
     }
@@ -131,6 +137,7 @@ impl Command {
     fn run(self, effective: Effective) -> anyhow::Result<i32> {
         let settings = effective.settings.clone();
         match self {
+            Self::Key(key) => key.run(),
             Self::Settings(show) => show.run(&effective),
             Self::Serve(serve) => serve.run(settings),
             Self::Ask(ask) => ask.run(&settings),

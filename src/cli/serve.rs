@@ -1,6 +1,7 @@
 //! `vljepa serve`: the gRPC server as a process, with its socket, its signals and its log.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use anyhow::Context;
 use tokio::net::TcpListener;
@@ -10,7 +11,7 @@ use super::bundle::BundlesArgs;
 use super::log::Log;
 use super::{runtime, start_models};
 use crate::service::{self, Listeners};
-use crate::settings::{Flag, Settings};
+use crate::settings::{Effective, Flag, Settings};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Serve {
@@ -20,36 +21,60 @@ pub(super) struct Serve {
     /// Address for metrics and probes over HTTP, /metrics, /livez and /readyz; not served if nobody sets it.
     #[arg(long, value_name = "IP:PORT")]
     admin_addr: Option<SocketAddr>,
+    /// Speak TLS with this certificate (PEM, then those it is signed by).
+    #[arg(long, value_name = "FILE")]
+    tls_certificate: Option<PathBuf>,
+    /// The certificate's private key (PEM).
+    #[arg(long, value_name = "FILE")]
+    tls_key: Option<PathBuf>,
+    /// Serve only clients that show a certificate of these authorities (PEM).
+    #[arg(long, value_name = "FILE")]
+    tls_client_ca: Option<PathBuf>,
+    /// Serve only bearers of the keys in this file; `vljepa key new` makes them.
+    #[arg(long, value_name = "FILE")]
+    keys: Option<PathBuf>,
     #[command(flatten)]
     bundles: BundlesArgs,
 }
 
 impl Serve {
     pub(super) fn flags(&self) -> Vec<Flag> {
-        let flags = [
+        let files = [
+            ("--tls-certificate", "tls.certificate", &self.tls_certificate),
+            ("--tls-key", "tls.key", &self.tls_key),
+            ("--tls-client-ca", "tls.client_ca", &self.tls_client_ca),
+            ("--keys", "keys.file", &self.keys),
+        ];
+        let files = files.into_iter().filter_map(|(flag, key, file)| Flag::file(flag, key, file.as_deref()));
+        let addresses = [
             Flag::named("--addr", "server.addr", self.addr),
             Flag::named("--admin-addr", "server.admin_addr", self.admin_addr),
         ];
-        flags.into_iter().flatten().collect()
+        addresses.into_iter().flatten().chain(files).collect()
     }
 
     pub(super) fn run(self, settings: Settings) -> anyhow::Result<i32> {
         let _log = Log::to_stderr(&settings.log)?;
+        for (name, like) in Effective::misspelt() {
+            tracing::warn!("{name} is no setting, did you mean {like}?");
+        }
+        service::check_files(&settings)?;
         let (asked, admin_asked) = (settings.server.addr, settings.server.admin_addr);
+        let (secured, insecure) = (secured(&settings), insecure(&settings));
         let models = start_models(self.bundles.open(&settings)?, settings)?;
         let runtime = runtime()?;
         let served = runtime.block_on(async {
             let listener = TcpListener::bind(asked).await.with_context(|| format!("server.addr {asked}"))?;
             let addr = listener.local_addr()?;
-            if !addr.ip().is_loopback() {
-                tracing::warn!(%addr, "anyone who reaches this address is served: there is no TLS and no key");
+            for problem in insecure.iter().filter(|_| !addr.ip().is_loopback()) {
+                tracing::warn!(%addr, "{problem}");
             }
             let admin = match admin_asked {
                 Some(asked) => Some(listen_for_admin(asked).await?),
                 None => None,
             };
             let names: Vec<String> = models.all().into_iter().map(|(name, _)| name).collect();
-            println!("serving {} on {addr}", names.join(", "));
+            println!("serving {} on {addr}{secured}", names.join(", "));
             service::serve(Listeners { calls: listener, admin }, models, ended_by_signal()?).await?;
             anyhow::Ok(())
         });
@@ -70,6 +95,33 @@ async fn listen_for_admin(asked: SocketAddr) -> anyhow::Result<TcpListener> {
     Ok(listener)
 }
 
+/// What protects the server, for the line that tells where it listens.
+fn secured(settings: &Settings) -> String {
+    let Settings { tls, keys, .. } = settings;
+    let protections = [
+        tls.certificate.as_ref().map(|_| "TLS"),
+        tls.client_ca.as_ref().map(|_| "client certificates"),
+        keys.file.as_ref().map(|_| "keys"),
+    ];
+    let protections: Vec<&str> = protections.into_iter().flatten().collect();
+    if protections.is_empty() { String::new() } else { format!(", with {}", protections.join(" and ")) }
+}
+
+/// What is wrong with serving others than this machine like this.
+fn insecure(settings: &Settings) -> Vec<&'static str> {
+    let Settings { tls, keys, .. } = settings;
+    let (encrypted, known) = (tls.certificate.is_some(), tls.client_ca.is_some() || keys.file.is_some());
+    match (encrypted, known) {
+        (true, true) => vec![],
+        (true, false) => vec!["anyone who reaches this address is served: set keys.file or tls.client_ca"],
+        (false, true) => vec!["keys and all that is asked and answered go in clear text: set tls.certificate"],
+        (false, false) => vec![
+            "anyone who reaches this address is served: set keys.file or tls.client_ca",
+            "all that is asked and answered goes in clear text: set tls.certificate",
+        ],
+    }
+}
+
 /// Resolves at the first SIGINT or SIGTERM; the second one ends the process.
 fn ended_by_signal() -> anyhow::Result<impl Future<Output = ()>> {
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -81,4 +133,28 @@ fn ended_by_signal() -> anyhow::Result<impl Future<Output = ()>> {
         next().await;
         tokio::spawn(async move { std::process::exit(next().await) });
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_protects_a_server_is_told_and_what_does_not_is_warned_of() {
+        let file = || Some(PathBuf::from("x.pem"));
+        for (certificate, client_ca, keys, told, warnings) in [
+            (None, None, None, "", &["anyone", "all that"][..]),
+            (None, None, file(), ", with keys", &["keys and all"]),
+            (file(), None, None, ", with TLS", &["anyone"]),
+            (file(), file(), None, ", with TLS and client certificates", &[]),
+            (file(), file(), file(), ", with TLS and client certificates and keys", &[]),
+        ] {
+            let mut settings = Settings::default();
+            (settings.tls.certificate, settings.tls.client_ca, settings.keys.file) = (certificate, client_ca, keys);
+            assert_eq!(secured(&settings), told);
+            let warned = insecure(&settings);
+            assert_eq!(warned.len(), warnings.len(), "{warned:?}");
+            assert!(warned.iter().zip(warnings).all(|(all, begin)| all.starts_with(begin)), "{warned:?}");
+        }
+    }
 }

@@ -153,7 +153,7 @@ where
         if *phase.borrow() >= Phase::Refusing {
             return Box::pin(async { Ok(draining().into_http()) });
         }
-        let (id, open) = (request.extensions().get().cloned(), request.extensions().get().map(Peer::call));
+        let (id, open) = (request.extensions().get().cloned(), Peer::of(request.extensions()).map(Peer::call));
         let path = request.uri().path().to_owned();
         let deadline = rules.deadline(request.headers(), &path, Instant::now());
         if let Some(deadline) = deadline {

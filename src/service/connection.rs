@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tonic::transport::server::Connected;
+use tonic::transport::server::{Connected, TlsConnectInfo};
 
 use super::connections::Place;
 use crate::settings::ConnectionSettings;
@@ -160,6 +160,11 @@ pub(super) struct Peer {
 }
 
 impl Peer {
+    /// The peer of a call, with TLS or without.
+    pub(super) fn of(extensions: &http::Extensions) -> Option<&Self> {
+        extensions.get().or_else(|| Some(extensions.get::<TlsConnectInfo<Self>>()?.get_ref()))
+    }
+
     /// A call begins.
     pub(super) fn call(&self) -> OpenCall {
         let facts = &mut self.life.state().facts;

@@ -13,8 +13,11 @@ mod convert;
 mod described;
 pub mod elements;
 mod embedding;
+mod files;
 mod health;
 mod inflight;
+mod keyed;
+pub mod keys;
 mod media;
 mod models;
 mod seen;
@@ -22,8 +25,10 @@ mod services;
 mod shutdown;
 mod status;
 mod stream;
+mod tls;
 mod web;
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,14 +38,18 @@ use tonic::transport::Server;
 use tonic_web::GrpcWebLayer;
 
 use crate::engine::Models;
-use crate::settings::ConnectionSettings;
+use crate::settings::{ConnectionSettings, Settings};
 use call::Calls;
 use connections::Connections;
 use inflight::Budget;
+use keyed::Keyed;
+use keys::Keys;
 use seen::{Admin, Seen, States, Traces};
 use services::Services;
 use shutdown::Drain;
+use tls::Tls;
 
+pub use files::FileError;
 pub use shutdown::ServeError;
 
 /// The generated code of package vljepa.v1; the comments are in proto/.
@@ -66,6 +75,13 @@ impl From<TcpListener> for Listeners {
     }
 }
 
+/// Reads the certificates and keys that `settings` name, and fails at the first that cannot be served with; for
+/// telling so before a model is loaded.
+pub fn check_files(settings: &Settings) -> Result<(), FileError> {
+    Keys::read(&settings.keys)?;
+    settings.tls.certificate.as_ref().map_or(Ok(()), |_| tls::config(&settings.tls).map(drop))
+}
+
 /// Serves on `listeners` until `shutdown` resolves or the thread of a model panics.
 ///
 /// Then health says NOT_SERVING, the drain delay passes, nothing new is taken, and what is in flight may finish
@@ -77,6 +93,7 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     let Listeners { calls, admin } = listeners.into();
     let settings = models.settings().clone();
+    let (tls, keys) = (Tls::open(&settings)?, Keys::open(&settings)?);
     let drain = Drain::new(&settings);
     let (connections, budget) =
         (Connections::new(&settings.connection), Budget::new(settings.service.inflight_bytes_max));
@@ -92,6 +109,8 @@ pub async fn serve(
         .layer(GrpcWebLayer::new())
         // Outside of all that can refuse a call or end it: whatever happens to it is seen.
         .layer(seen.clone())
+        // Whoever has no key costs no more than this; and a connection that never shows one has never asked anything.
+        .layer(Keyed(keys))
         // Around everything that works for a call: its deadline, its bytes, its end.
         .layer(Calls::new(&settings, bounds, drain.phase(), budget.clone()))
         .add_routes(routes);
@@ -103,7 +122,11 @@ pub async fn serve(
         let states = States::new(connections.clone(), budget, seen);
         aside.spawn(Admin::new(models.clone(), health, states).serve(listener));
     }
-    let serving = server.serve_with_incoming_shutdown(connections.incoming(calls), drain.refused());
+    let (incoming, refused) = (connections.incoming(calls), drain.refused());
+    let serving: Pin<Box<dyn Future<Output = _> + Send>> = match tls {
+        Some(tls) => Box::pin(server.serve_with_incoming_shutdown(tls.secured(incoming), refused)),
+        None => Box::pin(server.serve_with_incoming_shutdown(incoming, refused)),
+    };
     let outcome = drain.run(serving, models, shutdown).await;
     if let Some(traces) = traces {
         traces.end().await;

@@ -29,6 +29,9 @@ pub enum ServeError {
     /// An origin that no browser sends.
     #[error("VLJEPA_WEB_ORIGINS has {0:?}, must be * or origins such as https://example.org:8443, separated by commas")]
     Origin(String),
+    /// A certificate or a key cannot be served with.
+    #[error(transparent)]
+    File(#[from] super::FileError),
     /// The socket failed.
     #[error("the server failed")]
     Transport(#[from] tonic::transport::Error),

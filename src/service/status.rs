@@ -6,6 +6,7 @@ use prost::Message;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
+use super::keys::Refusal;
 use crate::engine::EngineError;
 
 /// Who gives the reasons, for programs that talk to many servers.
@@ -72,6 +73,21 @@ pub(super) fn draining() -> Status {
 /// The same as a message, for one item of a list.
 pub(super) fn item_status(error: EngineError) -> tonic_types::Status {
     tonic_types::Status::decode(status(error).details()).expect("details are a google.rpc.Status")
+}
+
+/// The status of a call that is not let in.
+pub(super) fn refused(refusal: &Refusal) -> Status {
+    let (code, reason) = match refusal {
+        Refusal::NoKey => (Code::Unauthenticated, "KEY_MISSING"),
+        Refusal::Unknown => (Code::Unauthenticated, "KEY_UNKNOWN"),
+        Refusal::Expired(_) => (Code::Unauthenticated, "KEY_EXPIRED"),
+        Refusal::Scope(..) => (Code::PermissionDenied, "SCOPE_MISSING"),
+    };
+    let scope = match refusal {
+        Refusal::Scope(_, scope) => HashMap::from([("scope".to_owned(), scope.name().to_owned())]),
+        _ => HashMap::new(),
+    };
+    Status::with_error_details(code, refusal.to_string(), ErrorDetails::with_error_info(reason, DOMAIN, scope))
 }
 
 #[cfg(test)]

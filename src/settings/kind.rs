@@ -1,4 +1,4 @@
-//! What a setting may be: a whole number, a switch, a word, an address, a path. Apart from the list of
+//! What a setting may be: a whole number, a switch, a word, an address, a path, a secret. Apart from the list of
 //! settings, so that the list stays a list.
 
 use std::fmt;
@@ -11,6 +11,9 @@ pub(super) const TEXT: Bounds = Bounds::Text("a text");
 /// An address to listen on.
 pub(super) const ADDRESS: Bounds = Bounds::Text("an address such as 127.0.0.1:50051");
 
+/// A file to read.
+pub(super) const FILE: Bounds = Bounds::Text("a file's path");
+
 /// A value of any setting.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Value {
@@ -20,6 +23,8 @@ pub enum Value {
     Switch(bool),
     /// A word, path or address; the empty one means that there is none.
     Text(String),
+    /// A secret that is set.
+    Hidden,
 }
 
 impl Value {
@@ -35,6 +40,7 @@ impl fmt::Display for Value {
             Self::Number(number) => write!(f, "{number}"),
             Self::Switch(on) => write!(f, "{on}"),
             Self::Text(text) => f.write_str(text),
+            Self::Hidden => f.write_str("(hidden)"),
         }
     }
 }
@@ -194,6 +200,33 @@ impl Kind for PathBuf {
 
     fn value(&self) -> Value {
         Value::Text(self.to_string_lossy().into_owned())
+    }
+}
+
+/// A text that is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text itself, for whom it is meant.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("(hidden)")
+    }
+}
+
+impl Kind for Secret {
+    fn of(value: Value) -> Option<Self> {
+        String::of(value).map(Self)
+    }
+
+    fn value(&self) -> Value {
+        Value::Hidden
     }
 }
 

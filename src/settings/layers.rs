@@ -57,6 +57,14 @@ pub enum SettingsError {
         /// Why.
         source: std::io::Error,
     },
+    /// A setting that needs another one.
+    #[error("{needed} is missing: {by} is of no use without it")]
+    Alone {
+        /// The one that is not set.
+        needed: &'static str,
+        /// The one that is.
+        by: &'static str,
+    },
 }
 
 /// The layer that a setting's value comes from.
@@ -98,6 +106,11 @@ impl Flag {
     /// A flag with a name of its own, if it was given.
     pub fn named(flag: &str, key: &str, value: Option<impl fmt::Display>) -> Option<Self> {
         value.map(|value| Self { flag: flag.into(), key: key.into(), value: value.to_string() })
+    }
+
+    /// A flag that names a file, if it was given.
+    pub fn file(flag: &str, key: &str, file: Option<&Path>) -> Option<Self> {
+        Self::named(flag, key, file.map(Path::display))
     }
 
     /// `--set KEY=VALUE`.
@@ -166,6 +179,7 @@ impl Effective {
             }
             origins[at] = origin;
         }
+        settings.check()?;
         Ok(Self { settings, origins })
     }
 

@@ -9,10 +9,11 @@ mod kind;
 mod layers;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 
-use kind::{ADDRESS, Kind, TEXT};
+use kind::{ADDRESS, FILE, Kind, TEXT};
 
-pub use kind::{Bounds, Value};
+pub use kind::{Bounds, Secret, Value};
 pub use layers::{Effective, Flag, Origin, SettingsError, Sources};
 
 const LOOPBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 50051);
@@ -264,6 +265,33 @@ concerns! {
         /// Address of metrics and probes over HTTP: /metrics, /livez, /readyz; none: they are not served.
         admin_addr: Option<SocketAddr> = None, ADDRESS, "VLJEPA_ADMIN_ADDR";
     }
+    /// Who may listen to the server's connections, and who may make them.
+    tls: TlsSettings {
+        /// The server's certificate, then those it is signed by; with one, the server speaks TLS and nothing else.
+        certificate: Option<PathBuf> = None, FILE, "VLJEPA_TLS_CERTIFICATE";
+        /// The certificate's private key.
+        key: Option<PathBuf> = None, FILE, "VLJEPA_TLS_KEY";
+        /// Authorities of the certificates that clients must then show.
+        client_ca: Option<PathBuf> = None, FILE, "VLJEPA_TLS_CLIENT_CA";
+    }
+    /// Who may call what.
+    keys: KeySettings {
+        /// The keys that are known, each with its scopes; without this file nobody needs a key.
+        file: Option<PathBuf> = None, FILE, "VLJEPA_KEYS_FILE";
+        /// Time between looks whether the files of keys and certificates have changed, milliseconds.
+        reload_ms: u64 = 10_000, 10..=86_400_000, "VLJEPA_KEYS_RELOAD_MS";
+    }
+    /// The commands that ask a server.
+    client: ClientSettings {
+        /// Authorities that may vouch for the server.
+        ca: Option<PathBuf> = None, FILE, "VLJEPA_CLIENT_CA";
+        /// The certificate shown to the server.
+        certificate: Option<PathBuf> = None, FILE, "VLJEPA_CLIENT_CERTIFICATE";
+        /// That certificate's private key.
+        key: Option<PathBuf> = None, FILE, "VLJEPA_CLIENT_KEY";
+        /// The key shown to the server, as `vljepa key new` printed it.
+        api_key: Option<Secret> = None, TEXT, "VLJEPA_API_KEY";
+    }
     /// What is logged, and how.
     log: LogSettings {
         /// Filter in tracing-subscriber's spelling.
@@ -295,5 +323,26 @@ impl Settings {
     /// have.
     pub fn elements_max(&self) -> usize {
         self.media.items_max * (1 + self.media.frames_max) + self.text.texts_max + self.text.candidates_max
+    }
+}
+
+/// What must stand together: the second is of no use without the first.
+const TOGETHER: &[(&str, &str)] = &[
+    ("tls.certificate", "tls.key"),
+    ("tls.key", "tls.certificate"),
+    ("tls.certificate", "tls.client_ca"),
+    ("client.certificate", "client.key"),
+    ("client.key", "client.certificate"),
+];
+
+impl Settings {
+    /// Fails where settings that are right one by one cannot be meant together.
+    fn check(&self) -> Result<(), SettingsError> {
+        let list = self.list();
+        let set = |key: &str| list.iter().any(|setting| setting.key() == key && !setting.value.is_none());
+        match TOGETHER.iter().find(|(needed, by)| set(by) && !set(needed)) {
+            Some(&(needed, by)) => Err(SettingsError::Alone { needed, by }),
+            None => Ok(()),
+        }
     }
 }

@@ -48,6 +48,18 @@ fn line(setting: &Setting, value: &str) -> String {
     format!("[{}]\n{} = {value}\n", setting.concern, setting.name)
 }
 
+/// Settings that another one is of no use without.
+fn companions(key: &str) -> &'static [&'static str] {
+    match key {
+        "tls.certificate" => &["tls.key"],
+        "tls.key" => &["tls.certificate"],
+        "tls.client_ca" => &["tls.certificate", "tls.key"],
+        "client.certificate" => &["client.key"],
+        "client.key" => &["client.certificate"],
+        _ => &[],
+    }
+}
+
 proptest! {
     /// Of the layers that give a setting, the highest one counts, and is named; all other settings keep their defaults.
     #[test]
@@ -61,8 +73,11 @@ proptest! {
             let key = setting.key();
             let text = if given[0] { line(&setting, &file) } else { String::new() };
             let variables = [(setting.variable, &*variable)];
-            let flags = [(&*key, &*flag)];
-            let effective = read(&text, &variables[..given[1].into()], &flags[..given[2].into()]).expect("all are allowed");
+            let mut flags = vec![(&*key, &*flag)];
+            flags.truncate(given[2].into());
+            let companions = if given == [false; 3] { &[] } else { companions(&key) };
+            flags.extend(companions.iter().map(|companion| (*companion, "x")));
+            let effective = read(&text, &variables[..given[1].into()], &flags).expect("all are allowed");
             let (value, origin) = match given {
                 [_, _, true] => (flag, format!("flag --set {key}")),
                 [_, true, _] => (variable, format!("environment {}", setting.variable)),
@@ -71,9 +86,10 @@ proptest! {
             };
             for (now, from) in effective.list() {
                 if now.key() == key {
-                    prop_assert_eq!(now.value.to_string(), &*value);
+                    let hidden = now.value == Value::Hidden;
+                    prop_assert_eq!(now.value.to_string(), if hidden { "(hidden)" } else { &value });
                     prop_assert_eq!(from.to_string(), &*origin);
-                } else {
+                } else if !companions.contains(&&*now.key()) {
                     prop_assert_eq!(from.to_string(), "default");
                 }
             }
@@ -158,6 +174,20 @@ fn complaints_name_place_value_and_what_was_meant() {
 fn a_wrong_value_is_refused_also_where_a_higher_layer_covers_it() {
     let covered = told("[queue]\nitems_max = 0", &[("VLJEPA_QUEUE_ITEMS_MAX", "5")], &[("queue.items_max", "6")]);
     assert!(covered.starts_with("server.toml:2: queue.items_max is 0"), "{covered}");
+}
+
+#[test]
+fn what_is_of_no_use_alone_is_refused() {
+    for (file, error) in [
+        ("[tls]\ncertificate = \"a\"", "tls.key is missing: tls.certificate is of no use without it"),
+        ("[tls]\nkey = \"a\"", "tls.certificate is missing: tls.key is of no use without it"),
+        ("[tls]\nclient_ca = \"a\"", "tls.certificate is missing: tls.client_ca is of no use without it"),
+        ("[client]\nkey = \"a\"", "client.certificate is missing: client.key is of no use without it"),
+    ] {
+        assert_eq!(told(file, &[], &[]), error);
+    }
+    // Of two layers that belong together.
+    read("[tls]\nkey = \"a\"", &[("VLJEPA_TLS_CERTIFICATE", "b")], &[]).expect("both are set");
 }
 
 #[test]

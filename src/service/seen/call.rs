@@ -64,7 +64,7 @@ impl Call {
         let id = RequestId::of(request.headers());
         let (key, trail) = (KeyName::default(), Trail::kept());
         let parent = watching.traces.as_ref().map(|traces| traces.parent(request.headers()));
-        let peer = request.extensions().get::<Peer>().map(|peer| peer.address);
+        let peer = Peer::of(request.extensions()).map(|peer| peer.address);
         let path = request.uri().path().to_owned();
         let extensions = request.extensions_mut();
         extensions.insert(id.clone());

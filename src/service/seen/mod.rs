@@ -30,6 +30,7 @@ use tower::{Layer, Service};
 use tracing::Instrument;
 
 pub(super) use admin::Admin;
+pub(super) use call::KeyName;
 pub(super) use id::RequestId;
 pub(super) use states::States;
 pub(super) use traces::Traces;

@@ -2,6 +2,7 @@
 
 mod life;
 mod models;
+mod security;
 mod seen;
 mod stream;
 mod surface;
@@ -39,7 +40,8 @@ pub struct Running {
     pub served: JoinHandle<Result<(), ServeError>>,
 }
 
-/// Starts a server of a tiny model, called "tiny", with the default settings changed by `set`.
+/// Starts a server of a tiny model, called "tiny", with the default settings changed by `set`. With TLS, the channel is of
+/// no use: it speaks plain text.
 pub async fn start(set: impl FnOnce(&mut Settings)) -> Running {
     start_on(set, None).await
 }
@@ -57,6 +59,7 @@ async fn start_on(set: impl FnOnce(&mut Settings), admin: Option<TcpListener>) -
     let folder = tempfile::tempdir().expect("a folder");
     let model = VlJepa::load(&bundle(folder.path(), BERT)).expect("a model");
     let (engine, thread) = Engine::start(model, settings.clone()).expect("a thread");
+    let encrypted = settings.tls.certificate.is_some();
     let models = Models::new(settings);
     models.add("tiny", engine, thread).expect("the first");
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -64,8 +67,11 @@ async fn start_on(set: impl FnOnce(&mut Settings), admin: Option<TcpListener>) -
     let (stop, stopped) = oneshot::channel::<()>();
     let served =
         tokio::spawn(serve(Listeners { calls: listener, admin }, models.clone(), async { drop(stopped.await) }));
-    let channel =
-        Channel::from_shared(format!("http://{address}")).expect("an address").connect().await.expect("listens");
+    let endpoint = Channel::from_shared(format!("http://{address}")).expect("an address");
+    let channel = match encrypted {
+        true => endpoint.connect_lazy(),
+        false => endpoint.connect().await.expect("listens"),
+    };
     Running { address, channel, models, stop, served }
 }
 

@@ -160,6 +160,7 @@ where
             request.extensions_mut().insert(Deadline(deadline));
         }
         let allowance = Allowance::new(budget, rules.retry_after, rules.elements_max);
+        request.extensions_mut().insert(allowance.clone());
         let received = |body| Body::new(Received::new(body, &self.calls, &path, deadline, allowance.clone()));
         let handled = allowance.clone().scope(self.inner.call(request.map(received)));
         let mut guard =
@@ -233,6 +234,10 @@ fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::Bytes;
+    use http_body::{Body as _, Frame};
+    use std::sync::LazyLock;
+    use tonic::Code;
 
     fn timeout(text: &str) -> Option<Duration> {
         let mut headers = HeaderMap::new();
@@ -250,10 +255,76 @@ mod tests {
         }
     }
 
+    /// What a service may do with a call.
+    #[derive(Clone, Copy)]
+    enum Does {
+        Nothing,
+        Panics,
+        Answers(&'static [&'static str]),
+        PanicsLater,
+    }
+
+    /// A body of pieces, with or without a proper end.
+    struct Pieces(std::slice::Iter<'static, &'static str>, bool);
+
+    impl http_body::Body for Pieces {
+        type Data = Bytes;
+        type Error = Status;
+
+        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+            match self.0.next() {
+                Some(piece) => Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(piece.as_bytes()))))),
+                None => {
+                    assert!(self.1, "a bug");
+                    let mut trailers = HeaderMap::new();
+                    Status::ok("").add_header(&mut trailers).expect("fits");
+                    Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+                }
+            }
+        }
+    }
+
+    /// A call of a service that does `does`; its answer's data and its status.
+    async fn outcome(does: Does, phase: Phase, budget: &Budget) -> (usize, Status) {
+        let inner = tower::service_fn(move |_: Request<Body>| async move {
+            match does {
+                Does::Nothing => std::future::pending().await,
+                Does::Panics => panic!("a bug"),
+                Does::Answers(pieces) => Ok(Response::new(Body::new(Pieces(pieces.iter(), true)))),
+                Does::PanicsLater => Ok(Response::new(Body::new(Pieces(["ab"].iter(), false)))),
+            }
+        });
+        let (phases, mut settings) = (watch::Sender::new(phase), Settings::default());
+        settings.service.deadline_default_ms = 30;
+        let calls = Calls::new(&settings, Vec::new(), phases.subscribe(), budget.clone());
+        let request = Request::post("/vljepa.v1.AnswerService/Answer").body(Body::empty()).expect("a request");
+        let (head, mut body) = calls.layer(inner).call(request).await.expect("an answer").into_parts();
+        let (mut bytes, mut status) = (0, Status::from_header_map(&head.headers));
+        while let Some(frame) = std::future::poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
+            match frame.expect("no error but a status").into_data() {
+                Ok(data) => bytes += data.len(),
+                Err(frame) => status = frame.trailers_ref().and_then(Status::from_header_map),
+            }
+        }
+        (bytes, status.expect("every call ends with a status"))
+    }
+
     #[tokio::test]
-    async fn a_panic_becomes_internal() {
-        let response = without_panic(async { panic!("a bug") }, None).await;
-        let status = Status::from_header_map(response.headers()).expect("a status");
-        assert_eq!((status.code(), status.message()), (tonic::Code::Internal, "internal error"));
+    async fn every_call_ends_with_a_status_and_gives_back_what_it_held() {
+        static LARGE: LazyLock<String> = LazyLock::new(|| "x".repeat(200_000));
+        let large = Does::Answers(Vec::leak(vec!["ab", LARGE.as_str()]));
+        let budget = Budget::new(1 << 20);
+        for (does, phase, bytes, code, message) in [
+            (large, Phase::Serving, 200_002, Code::Ok, ""),
+            (large, Phase::Draining, 200_002, Code::Ok, ""),
+            (large, Phase::Refusing, 0, Code::Unavailable, "the server is draining: go on elsewhere"),
+            (Does::Panics, Phase::Serving, 0, Code::Internal, "internal error"),
+            (Does::PanicsLater, Phase::Serving, 2, Code::Internal, "internal error"),
+            (Does::Nothing, Phase::Serving, 0, Code::DeadlineExceeded, "deadline exceeded"),
+        ] {
+            let (read, status) = outcome(does, phase, &budget).await;
+            assert_eq!((read, status.code(), status.message()), (bytes, code, message));
+            assert_eq!(budget.held(), 0);
+        }
     }
 }

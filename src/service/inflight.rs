@@ -129,6 +129,13 @@ impl Allowance {
         held.resize(bytes).map_err(|Full| self.full())
     }
 
+    /// Room for `bytes` more that outlive their message: an item of a stream that is not answered yet.
+    pub(super) fn hold(&self, bytes: usize) -> Result<Held, EngineError> {
+        let mut more = self.held().budget.nothing();
+        more.resize(bytes).map_err(|Full| self.full())?;
+        Ok(more)
+    }
+
     fn full(&self) -> EngineError {
         seen::refused("inflight_bytes");
         EngineError::Overloaded { what: "the memory of calls in flight", retry_after: self.retry_after }

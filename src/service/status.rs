@@ -70,6 +70,20 @@ pub(super) fn draining() -> Status {
     Status::with_error_details(Code::Unavailable, "the server is draining: go on elsewhere", details)
 }
 
+/// The status of a message that is not read for its length, as clients know it from gRPC's other servers.
+pub(super) fn too_long(bytes: usize, max: usize, service: &str) -> Status {
+    let details = ErrorDetails::with_error_info("MESSAGE_TOO_LARGE", DOMAIN, HashMap::new());
+    let told = format!("message: is {bytes} bytes, at most {max} for {service}");
+    Status::with_error_details(Code::ResourceExhausted, told, details)
+}
+
+/// The status of a message that has begun and does not end.
+pub(super) fn too_slow(max_ms: u128) -> Status {
+    let details = ErrorDetails::with_error_info("MESSAGE_TOO_SLOW", DOMAIN, HashMap::new());
+    let told = format!("message: not whole {max_ms} ms after its beginning, the longest that is allowed");
+    Status::with_error_details(Code::DeadlineExceeded, told, details)
+}
+
 /// The same as a message, for one item of a list.
 pub(super) fn item_status(error: EngineError) -> tonic_types::Status {
     tonic_types::Status::decode(status(error).details()).expect("details are a google.rpc.Status")

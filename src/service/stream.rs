@@ -147,7 +147,8 @@ impl Session {
     async fn begin(&mut self, item: StreamPredictItem) {
         self.told.items += 1;
         let id = item.id;
-        if !self.window.enter(id, item.encoded_len()) {
+        let bytes = item.encoded_len();
+        if !self.window.enter(id, bytes) {
             let name = shortened(&id.to_string());
             return self.tell(id, Err(EngineError::Present { what: "item", name })).await;
         }
@@ -156,9 +157,11 @@ impl Session {
         let engine = self.models.named(model);
         let item = engine.and_then(|engine| {
             let uploads = self.models.uploads();
+            let held = self.whole.hold(bytes)?;
             let (question, output, call) = convert::stream_item(item, opening, &self.whole, &engine, uploads)?;
             Ok(async move {
                 let outcome = engine.predict(vec![Ok(question)], call).await.pop().expect("one outcome an item");
+                drop(held);
                 (id, outcome.map(|found| convert::prediction(&found, output)).map_err(|error| error.within("item")))
             })
         });

@@ -16,7 +16,7 @@ use tonic::body::Body;
 use super::{Calls, Cut};
 use crate::service::inflight::Allowance;
 use crate::service::shutdown::{Phase, reached};
-use crate::service::status::{draining, status};
+use crate::service::status::{draining, status, too_long, too_slow};
 
 /// A request's body, counted.
 pub(super) struct Received {
@@ -63,7 +63,7 @@ impl Received {
         }
         match &mut self.slow {
             None => self.farewell.as_mut().poll(context).is_ready().then(draining),
-            Some(slow) => slow.as_mut().poll(context).is_ready().then(|| self.judge.too_slow()),
+            Some(slow) => slow.as_mut().poll(context).is_ready().then(|| too_slow(self.judge.read_max.as_millis())),
         }
     }
 
@@ -116,18 +116,9 @@ struct Judge {
 impl Judge {
     fn message(&self, bytes: usize) -> Result<(), Status> {
         if bytes > self.bytes_max {
-            let (service, max) = (self.service, self.bytes_max);
-            // As clients know it from gRPC's other servers.
-            return Err(Status::resource_exhausted(format!("message: is {bytes} bytes, at most {max} for {service}")));
+            return Err(too_long(bytes, self.bytes_max, self.service));
         }
         self.allowance.message(bytes).map_err(status)
-    }
-
-    fn too_slow(&self) -> Status {
-        let ms = self.read_max.as_millis();
-        Status::deadline_exceeded(format!(
-            "message: not whole {ms} ms after its beginning, the longest that is allowed"
-        ))
     }
 }
 

@@ -7,6 +7,7 @@ use tonic::Request;
 use super::{Checked, Desk, Output, class, count, invalid, output, owner, question};
 use crate::engine::{Call, Class, Engine, Owner, Question, Trail, Uploads};
 use crate::service::call::Deadline;
+use crate::service::inflight::{Allowance, Held};
 use crate::service::proto::{OutputOptions, Priority, StreamPredictItem, StreamPredictOpen};
 
 /// What holds for all items of a call.
@@ -34,6 +35,14 @@ pub(in crate::service) struct Whole {
     pub deadline: Option<Instant>,
     owner: Owner,
     trail: Trail,
+    allowance: Option<Allowance>,
+}
+
+impl Whole {
+    /// Room for an item of `bytes` until it is answered.
+    pub fn hold(&self, bytes: usize) -> Checked<Option<Held>> {
+        self.allowance.as_ref().map(|allowance| allowance.hold(bytes)).transpose()
+    }
 }
 
 /// What the headers of a stream say.
@@ -43,6 +52,7 @@ pub(in crate::service) fn whole<T>(request: &Request<T>) -> Whole {
         deadline: extensions.get::<Deadline>().map(|deadline| deadline.0),
         owner: owner(request),
         trail: extensions.get::<Trail>().cloned().unwrap_or_default(),
+        allowance: extensions.get().cloned(),
     }
 }
 

@@ -21,6 +21,7 @@ use tonic_types::StatusExt;
 use vljepa::service::proto;
 use vljepa::service::proto::answer_service_client::AnswerServiceClient;
 
+use super::wire::{pieces, refused};
 use super::{CLIP, Running, ask, file, item, start, start_watched};
 use crate::model_laws::{BERT, bundle};
 
@@ -184,8 +185,12 @@ async fn probes_turn_when_the_end_begins_and_the_admin_listener_ends_last() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_model_that_panicked_is_seen_by_both_probes() {
     let (server, admin) = start_watched(|settings| settings.service.drain_max_ms = 2_000).await;
-    // A call under way holds the end open.
-    let silent = TcpStream::connect(server.address).await.expect("it listens");
+    // A call under way holds the end open: its message is not whole.
+    let (sender, body) = pieces();
+    sender.send(vec![0, 0, 0, 0, 9, 1].into()).await.expect("room");
+    let channel = server.channel.clone();
+    let call = tokio::spawn(async move { refused(&channel, "/vljepa.v1.AnswerService/Answer", body).await });
+    tokio::time::sleep(Duration::from_millis(200)).await;
     server.models.named("tiny").expect("served").panic_model_thread();
     let mut live = 200;
     let begun = Instant::now();
@@ -196,7 +201,8 @@ async fn a_model_that_panicked_is_seen_by_both_probes() {
         };
     }
     assert_ne!(live, 200, "a dead model is not alive");
-    drop((silent, server.channel));
+    assert_eq!(call.await.expect("no panic").code(), Code::Unavailable);
+    drop((sender, server.channel));
     server.served.await.expect("no panic of the server").expect_err("it ends for its model");
 }
 

@@ -35,6 +35,8 @@ async fn who_never_asks_is_not_kept() {
     let mut prefaced = ByHand::connect(server.address).await;
     assert!(closed(&mut silent).await.is_empty());
     closed(&mut prefaced.0).await;
+    // The client of this test never asked either, and shall know it.
+    tokio::time::sleep(Duration::from_millis(50)).await;
     well(&server).await;
     server.end().await;
 }
@@ -70,7 +72,7 @@ async fn one_connection_too_many_is_closed_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_answers_no_ping_is_gone() {
     let server = start(|settings| {
-        (settings.connection.keepalive_ms, settings.connection.keepalive_max_ms) = (100, 100);
+        (settings.connection.keepalive_ms, settings.connection.keepalive_max_ms) = (100, 1000);
     })
     .await;
     let mut vanished = ByHand::connect(server.address).await;
@@ -82,7 +84,7 @@ async fn a_client_that_answers_no_ping_is_gone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_old_connection_ends_and_its_calls_do_not() {
     let server = start(|settings| {
-        (settings.connection.age_max_ms, settings.connection.age_grace_ms) = (150, 300);
+        (settings.connection.age_max_ms, settings.connection.age_grace_ms) = (150, 1500);
     })
     .await;
     let begin = Instant::now();
@@ -142,7 +144,12 @@ async fn there_is_room_for_so_many_bytes_of_all_calls() {
         let request = proto::PredictRequest { items: vec![item(file(&[0; 400_000]), "word1")], ..Default::default() };
         client.predict(request).await
     };
-    let full = predict().await.expect_err("800,000 and 400,000 bytes are too much");
+    let full = loop {
+        match predict().await {
+            Ok(_) => assert!(!holds.is_finished(), "800,000 bytes fit as long as nobody else is there"),
+            Err(status) => break status,
+        }
+    };
     assert_eq!(full.code(), Code::ResourceExhausted, "{full}");
     assert!(full.message().starts_with("the memory of calls in flight is full"), "{full}");
     assert!(full.get_details_retry_info().expect("retry info").retry_delay > Some(Duration::ZERO));
@@ -245,7 +252,7 @@ async fn a_deadline_ends_bodies_that_do_not_end_and_streams_that_go_on() {
     let mut health = HealthClient::new(server.channel.clone());
     let mut patient = health.watch(HealthCheckRequest::default()).await.expect("a watch").into_inner();
     let mut hasty = Request::new(HealthCheckRequest::default());
-    hasty.set_timeout(Duration::from_millis(300));
+    hasty.set_timeout(Duration::from_millis(1000));
     let mut hasty = health.watch(hasty).await.expect("a watch").into_inner();
     assert!(hasty.message().await.expect("in time").is_some());
     let late = tokio::time::timeout(PATIENCE, hasty.message()).await.expect("at once").expect_err("its time is over");
@@ -347,6 +354,18 @@ async fn a_connection_whose_client_has_vanished_does_not_hold_the_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_read_does_not_hold_the_end_beyond_its_bound() {
+    let server = start(|settings| settings.service.drain_max_ms = 300).await;
+    let texts = proto::EncodeTextRequest { texts: vec!["word1".into(); 1024], ..Default::default() };
+    let mut reader = ByHand::connect(server.address).await;
+    reader.call(ENCODE, &prost::Message::encode_to_vec(&texts)).await;
+    reader.answered().await;
+    let asked = Instant::now();
+    server.end().await;
+    assert!(asked.elapsed() < PATIENCE, "{:?}", asked.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn at_the_hard_stop_a_call_hears_a_last_word() {
     let server = start(|settings| settings.service.drain_max_ms = 300).await;
     let (sender, body) = pieces();
@@ -431,6 +450,7 @@ async fn thirty_million_empty_items_cost_no_more_than_their_bytes() {
     let status = refused(&channel, PREDICT, whole(framed(&items)).await).await;
     assert_eq!(status.code(), Code::InvalidArgument, "{status}");
     let more = server.memory_max() - before;
+    println!("{} MB more for a message of {} MB", more >> 20, items.len() >> 20);
     assert!(more < 3 * items.len(), "{} MB for a message of {} MB", more >> 20, items.len() >> 20);
 }
 

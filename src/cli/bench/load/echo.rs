@@ -4,8 +4,8 @@
 //! requests and writes answers of the same size as a real one.
 
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
 use crate::cli::runtime;
@@ -26,8 +26,9 @@ impl EchoServer {
             let listener = TcpListener::bind("127.0.0.1:0").await?;
             println!("serving echo on {}", listener.local_addr()?);
             let service = AnswerServiceServer::new(Echo).max_decoding_message_size(MESSAGE_BYTES_MAX);
-            let server = Server::builder().tcp_nodelay(true).add_service(service);
-            server.serve_with_incoming(TcpListenerStream::new(listener)).await?;
+            // The builder's own option does not reach a socket that it did not open.
+            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+            Server::builder().add_service(service).serve_with_incoming(incoming).await?;
             Ok(0)
         })
     }

@@ -102,6 +102,9 @@ pub(super) struct Load {
     /// Write all figures to this file as one JSON object
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Words to stand before the own server's command, such as "nice -n 5"
+    #[arg(long, value_name = "WORDS", default_value = "", hide_default_value = true, conflicts_with = "server")]
+    run_with: String,
     /// Options of the own server, as of `vljepa serve`
     #[arg(last = true, value_name = "OPTIONS")]
     serve: Vec<String>,
@@ -159,7 +162,7 @@ impl Load {
         let starting = waiting("starting the server");
         let mut arguments = vec!["serve", "--addr", "127.0.0.1:0"];
         arguments.extend(self.serve.iter().map(String::as_str));
-        let server = Server::start(&arguments)?;
+        let server = Server::start(&self.run_with, &arguments)?;
         starting.finish_and_clear();
         let address = server.address.clone();
         Ok((Some(server), address))

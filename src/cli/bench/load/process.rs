@@ -25,11 +25,20 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Runs this very program with `arguments`, and waits until it says where it serves.
-    pub(super) fn start(arguments: &[&str]) -> anyhow::Result<Self> {
+    /// Runs this very program with `arguments`, and waits until it says where it serves. The words of `run_with`, such as
+    /// `nice -n 5`, stand before it.
+    pub(super) fn start(run_with: &str, arguments: &[&str]) -> anyhow::Result<Self> {
         let mut log = tempfile::tempfile().context("no room for the server's log")?;
         let program = std::env::current_exe().context("this program does not know its file")?;
-        let mut command = Command::new(program);
+        let mut words = run_with.split_whitespace();
+        let mut command = match words.next() {
+            Some(first) => {
+                let mut command = Command::new(first);
+                command.args(words).arg(program);
+                command
+            }
+            None => Command::new(program),
+        };
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log.try_clone()?);
         let mut child = command.spawn().context("the server does not start")?;
         let output = BufReader::new(child.stdout.take().expect("it is piped"));
@@ -120,7 +129,9 @@ mod tests {
     #[test]
     fn a_server_that_does_not_start_says_why() {
         // The program that runs this test knows no such option.
-        let error = Server::start(&["--no-such-option"]).err().expect("wrong").to_string();
-        assert!(error.starts_with("the server did not start: ") && error.len() > 40, "{error}");
+        for run_with in ["", "nice -n 1"] {
+            let error = Server::start(run_with, &["--no-such-option"]).err().expect("wrong").to_string();
+            assert!(error.starts_with("the server did not start: ") && error.len() > 40, "{error}");
+        }
     }
 }

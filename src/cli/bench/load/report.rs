@@ -191,7 +191,7 @@ async fn fairness(stand: &Stand<'_>, knee: f64) -> anyhow::Result<Value> {
 
 /// The transport alone, asked the same: at the knee's rate, and at its own.
 async fn echo(stand: &Stand<'_>, found: &Found) -> anyhow::Result<Value> {
-    let server = Server::start(&["bench", "echo"])?;
+    let server = Server::start(&stand.load.run_with, &["bench", "echo"])?;
     let connections = stand.target.connections.to(&server.address, stand.load.connections).await?;
     let target = Target { connections: connections.into(), process: Some(server.process) };
     println!("\n## Bare tonic, the same messages, no model\n\n{}", Run::HEAD);

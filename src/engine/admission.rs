@@ -3,7 +3,7 @@
 //! Every class has a ceiling, so that jobs are refused before sessions and sessions before queries, and every class
 //! keeps a few places that the classes before it cannot take: who may never enter could not be treated fairly inside.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::request::Class;
 use crate::settings::QueueSettings;
@@ -52,10 +52,17 @@ impl Load {
 /// Which classes share a ceiling.
 type Members = fn(Class) -> bool;
 
+/// What is inside, by class, and what one guest usually costs.
+#[derive(Debug, Default)]
+struct Inside {
+    loads: [Load; Class::ALL.len()],
+    usual_cost: usize,
+}
+
 /// The door; clones are the same door.
 #[derive(Debug, Clone)]
 pub struct Admission {
-    inside: Arc<Mutex<[Load; Class::ALL.len()]>>,
+    inside: Arc<Mutex<Inside>>,
     max: Load,
     /// Who together may fill how much.
     ceilings: [(Members, Load); 5],
@@ -97,29 +104,64 @@ impl Admission {
 
     /// What is inside, by class.
     pub fn inside(&self) -> [Load; Class::ALL.len()] {
-        *self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+        self.lock().loads
     }
 
     /// Lets `load` in, or nothing of it if it does not fit now.
     pub fn enter(&self, class: Class, load: Load) -> Option<Permit> {
-        let mut inside = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
-        let fits = |&(members, max): &(Members, Load)| {
-            let members = Class::ALL.into_iter().filter(|&class| members(class));
-            let filled = members.map(|class| inside[class as usize]).fold(load, Load::plus);
-            filled.within(max)
-        };
-        if !self.ceilings.iter().filter(|(members, _)| members(class)).all(fits) {
+        let mut inside = self.lock();
+        if !self.has_room(&inside.loads, class, load) {
             return None;
         }
-        inside[class as usize] = inside[class as usize].plus(load);
+        inside.loads[class as usize] = inside.loads[class as usize].plus(load);
         Some(Permit { admission: self.clone(), class, load })
+    }
+
+    /// Lets one in whose cost is not known yet, for what one usually costs.
+    pub fn enter_unknown(&self, class: Class) -> Option<Permit> {
+        let usual = self.lock().usual_cost;
+        self.enter(class, Load::one(usual.clamp(1, self.max_of(class).cost.max(1))))
+    }
+
+    fn has_room(&self, inside: &[Load; Class::ALL.len()], class: Class, load: Load) -> bool {
+        let fits = |&(members, max): &(Members, Load)| {
+            let members = Class::ALL.into_iter().filter(|&class| members(class));
+            members.map(|class| inside[class as usize]).fold(load, Load::plus).within(max)
+        };
+        self.ceilings.iter().filter(|(members, _)| members(class)).all(fits)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inside> {
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Permit {
+    /// Stands for `cost` from now on; or, if that does not fit now, for what it did.
+    pub fn settle(&mut self, cost: usize) -> bool {
+        let mut inside = self.admission.lock();
+        // One in eight: a few dear guests do not make all dear.
+        inside.usual_cost = match inside.usual_cost {
+            0 => cost,
+            usual => (usual * 7 + cost).div_ceil(8),
+        };
+        let (class, load) = (self.class as usize, Load { cost, ..self.load });
+        let mut others = inside.loads;
+        others[class] = others[class].minus(self.load);
+        // Who takes less than before needs no room.
+        let fits = cost <= self.load.cost || self.admission.has_room(&others, self.class, load);
+        if fits {
+            inside.loads[class] = others[class].plus(load);
+            self.load = load;
+        }
+        fits
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let mut inside = self.admission.inside.lock().unwrap_or_else(PoisonError::into_inner);
-        let left = &mut inside[self.class as usize];
+        let mut inside = self.admission.lock();
+        let left = &mut inside.loads[self.class as usize];
         *left = left.minus(self.load);
     }
 }
@@ -172,6 +214,28 @@ mod tests {
                 assert!(door.enter(class, load(most)).is_some(), "{about}: {class:?}, {field}");
             }
         }
+    }
+
+    #[test]
+    fn who_comes_in_unknown_takes_what_others_took_until_its_cost_is_known() {
+        let door = door(100, 1000);
+        let mut first = door.enter_unknown(Interactive).expect("empty");
+        assert_eq!(door.inside()[0], Load::one(1), "nothing is known of anybody");
+        assert!(first.settle(400));
+        assert_eq!(door.inside()[0], Load::one(400));
+        let mut second = door.enter_unknown(Interactive).expect("room");
+        assert_eq!(door.inside()[0], Load { items: 2, cost: 800 });
+        assert!(!second.settle(401), "800 are for queries");
+        assert_eq!(door.inside()[0], Load { items: 2, cost: 800 }, "it stands for what it did");
+        assert!(second.settle(400) && first.settle(1));
+        assert_eq!(door.inside()[0], Load { items: 2, cost: 401 });
+        drop((first, second));
+        assert_eq!(door.inside(), [Load::default(); 3]);
+        for _ in 0..100 {
+            let mut dear = door.enter_unknown(Interactive).expect("empty");
+            assert!(dear.settle(800));
+        }
+        assert_eq!(door.enter_unknown(Job).map(|_| door.inside()[2]), Some(Load::one(400)), "never more than may be");
     }
 
     #[test]

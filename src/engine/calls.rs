@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-use super::admission::{Load, Permit};
+use super::admission::Permit;
 use super::cost::come_again;
 use super::error::EngineError;
 use super::line::Place;
 use super::prepare::Wanted;
 use super::queue::Entry;
-use super::request::{Answer, Call, Choice, Embedded, Manner, Question, Timing, Usage};
+use super::request::{Answer, Call, Choice, Class, Embedded, Manner, Question, Timing, Usage};
 use super::seen;
 use super::stages::pieces;
 use super::trail::{Stage, Trail};
@@ -109,6 +109,7 @@ impl Engine {
     ) -> Result<Vec<Result<Embedded, EngineError>>, EngineError> {
         let started = Instant::now();
         call.trail.asks(&self.name());
+        let permit = self.enter(call)?;
         let texts = self
             .prepared(call, move |inner, wanted| {
                 let each = (0..).zip(texts).map(|(at, text)| {
@@ -120,7 +121,7 @@ impl Engine {
             .await?;
         let prepare = self.passed("prepare", started, &call.trail);
         let readable: Vec<Text> = texts.iter().flatten().cloned().collect();
-        let permit = self.enter(unknown(&readable), call)?;
+        let permit = self.settle(permit, unknown(&readable), call)?;
         let (embeddings, timing) = self.embed(readable, &permit, call).await?;
         let timing = Timing { prepare, total: started.elapsed(), ..timing };
         let mut embeddings = embeddings.into_iter();
@@ -164,6 +165,7 @@ impl Engine {
     ) -> Result<Done, EngineError> {
         let started = Instant::now();
         call.trail.asks(&self.name());
+        let permit = self.enter(call)?;
         let (engine, trail) = (self.clone(), call.trail.clone());
         let mut scene = self
             .prepared(call, move |inner, wanted| {
@@ -187,7 +189,7 @@ impl Engine {
             frames_used: scene.seen.clip.frames_used,
             truncated: scene.question.truncated,
         };
-        let permit = self.enter(scene.cost().tokens(), call)?;
+        let permit = self.settle(permit, scene.cost().tokens(), call)?;
         let ahead = self.candidates_ahead(&mut scene, &permit, call).await?;
         let mut found = self.begin(Work::Scene(scene), &permit, call)?.outcome().await?;
         found.timing.queue += ahead.queue;
@@ -234,18 +236,34 @@ impl Engine {
         self.0.prepare.run((call.class, call.deadline), hint, move |wanted| work(&inner, wanted)).await
     }
 
-    /// Comes in by the door, if there is room for so many tokens.
-    fn enter(&self, cost: usize, call: &Call) -> Result<Arc<Permit>, EngineError> {
-        let door = &self.0.door;
-        let cost_max = door.max_of(call.class).cost;
+    /// Comes in by the door before anything is done for it: who is refused later has cost others their time.
+    fn enter(&self, call: &Call) -> Result<Permit, EngineError> {
+        let left = call.deadline.saturating_duration_since(Instant::now());
+        let retry_after = match self.0.too_late(call.class, left) {
+            _ if left.is_zero() => return Err(EngineError::DeadlineExceeded),
+            Some(retry_after) => {
+                seen::refused("deadline");
+                return Err(EngineError::Overloaded { what: "the time before the deadline", retry_after });
+            }
+            None => self.0.retry_after(),
+        };
+        self.0.door.enter_unknown(call.class).ok_or_else(|| {
+            seen::refused("queue");
+            EngineError::Overloaded { what: "the queue", retry_after }
+        })
+    }
+
+    /// Takes the room that is needed, now that the cost is known.
+    fn settle(&self, mut permit: Permit, cost: usize, call: &Call) -> Result<Arc<Permit>, EngineError> {
+        let cost_max = self.0.door.max_of(call.class).cost;
         if cost > cost_max {
             seen::refused("too_large");
             return Err(EngineError::TooLarge { cost, cost_max });
         }
-        let Some(permit) = door.enter(call.class, Load::one(cost)) else {
+        if !permit.settle(cost) {
             seen::refused("queue");
             return Err(EngineError::Overloaded { what: "the queue", retry_after: self.0.retry_after() });
-        };
+        }
         call.trail.queues(call.class, cost);
         Ok(Arc::new(permit))
     }
@@ -286,6 +304,17 @@ impl Inner {
     fn visual_tokens(&self, clip: &Clip) -> usize {
         let vision = &self.model.config.vision;
         (clip.pixels.shape()[0] / vision.tubelet_size).max(1) * vision.tokens_per_step()
+    }
+
+    /// When to come again, if those before it leave no hope of an answer in the time that is `left`. Without this a
+    /// queue that is longer than its clients' patience is worked off for nobody.
+    fn too_late(&self, class: Class, left: Duration) -> Option<Duration> {
+        let before = self.door.inside()[..=class as usize].iter().map(|load| load.cost).sum();
+        let model = come_again(before, self.line.tokens_per_second(), [Duration::ZERO, Duration::MAX]);
+        // Both work at the same time. Half as much again, for batches are coarse and estimates are estimates.
+        let wait = model.max(self.prepare.backlog()).saturating_mul(3) / 2;
+        let [least, most] = self.retry_bounds();
+        (wait > left).then(|| wait.saturating_sub(left).min(most).max(least))
     }
 
     /// When the queue's backlog will have been worked off.

@@ -115,7 +115,8 @@ impl Prepare {
         (self.waiting.inside().iter().map(|load| load.items).sum(), self.waiting.max().items)
     }
 
-    fn backlog(&self) -> Duration {
+    /// How long what is here takes, by what the last ones took.
+    pub fn backlog(&self) -> Duration {
         let usual = *self.usual.lock().unwrap_or_else(PoisonError::into_inner);
         usual.saturating_mul(self.load().0.div_ceil(self.threads_count) as u32)
     }

@@ -123,19 +123,26 @@ pub(super) struct Remote {
     authorization: Option<AsciiMetadataValue>,
 }
 
-/// A channel to the server at `address`: with TLS if that says https, or nothing while authorities are named.
+/// Connects to the server at `address`.
 pub(super) async fn connect(address: &str, client: &ClientSettings) -> anyhow::Result<Channel> {
+    // What listens but never speaks is given up too.
+    let endpoint = endpoint(address, client)?.http2_keep_alive_interval(SILENCE).keep_alive_timeout(SILENCE);
+    endpoint.connect().await.with_context(|| format!("--server {address}"))
+}
+
+/// The server at `address`: with TLS if that says https, or nothing while authorities are named.
+pub(super) fn endpoint(address: &str, client: &ClientSettings) -> anyhow::Result<Endpoint> {
     let named = || format!("--server {address}");
     let scheme = if client.ca.is_some() { "https" } else { "http" };
     let url = if address.contains("://") { address.into() } else { format!("{scheme}://{address}") };
     let endpoint = Endpoint::from_shared(url).with_context(named)?.connect_timeout(SILENCE);
-    // What listens but never speaks is given up too.
-    let mut endpoint = endpoint.http2_keep_alive_interval(SILENCE).keep_alive_timeout(SILENCE);
     match endpoint.uri().scheme_str() {
-        Some("https") => endpoint = endpoint.tls_config(tls(client)?).with_context(named)?,
-        _ => ensure!(client.ca.is_none() && client.certificate.is_none(), "{}: TLS needs https://", named()),
+        Some("https") => endpoint.tls_config(tls(client)?).with_context(named),
+        _ => {
+            ensure!(client.ca.is_none() && client.certificate.is_none(), "{}: TLS needs https://", named());
+            Ok(endpoint)
+        }
     }
-    endpoint.connect().await.with_context(named)
 }
 
 fn tls(client: &ClientSettings) -> anyhow::Result<ClientTlsConfig> {

@@ -5,17 +5,19 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
-use tonic::transport::{Channel, Endpoint};
+use tonic::metadata::AsciiMetadataValue;
+use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
 use super::arrivals::{Arrival, Class, Conduct, Rpc};
 use super::asks::Ask;
 use super::drive::Service;
+use crate::cli::client::{authorization, endpoint};
 use crate::service::proto;
 use crate::service::proto::answer_service_client::AnswerServiceClient;
 use crate::service::proto::embedding_service_client::EmbeddingServiceClient;
+use crate::settings::ClientSettings;
 
-const CONNECT_MAX: Duration = Duration::from_secs(5);
 /// Who leaves does so within these.
 const LEAVING_MAX_MS: u64 = 40;
 /// The patience of who is in a hurry.
@@ -26,6 +28,8 @@ pub(super) struct Connections {
     channels: Vec<Channel>,
     asks: Arc<[Ask]>,
     deadline: Duration,
+    client: ClientSettings,
+    authorization: Option<AsciiMetadataValue>,
     turn: AtomicUsize,
 }
 
@@ -36,19 +40,20 @@ impl Connections {
         count: usize,
         asks: Arc<[Ask]>,
         deadline: Duration,
+        client: &ClientSettings,
     ) -> anyhow::Result<Self> {
-        let endpoint = Endpoint::from_shared(format!("http://{address}"))?.connect_timeout(CONNECT_MAX);
-        let endpoint = endpoint.tcp_nodelay(true);
+        let endpoint = endpoint(address, client)?.tcp_nodelay(true);
         let mut channels = Vec::with_capacity(count);
         for _ in 0..count {
             channels.push(endpoint.connect().await.with_context(|| format!("no connection to {address}"))?);
         }
-        Ok(Self { channels, asks, deadline, turn: AtomicUsize::new(0) })
+        let (client, authorization) = (client.clone(), authorization(client)?);
+        Ok(Self { channels, asks, deadline, client, authorization, turn: AtomicUsize::new(0) })
     }
 
     /// As many connections to another server, for the same asks.
     pub(super) async fn to(&self, address: &str, count: usize) -> anyhow::Result<Self> {
-        Self::open(address, count, self.asks.clone(), self.deadline).await
+        Self::open(address, count, self.asks.clone(), self.deadline, &self.client).await
     }
 
     /// Bytes of all media, and how many there are.
@@ -60,6 +65,7 @@ impl Connections {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let call = Call {
             channel: self.channels[turn % self.channels.len()].clone(),
+            authorization: self.authorization.as_ref(),
             ask: &self.asks[(arrival.choice % self.asks.len() as u64) as usize],
             spoilt: arrival.conduct == Conduct::Spoilt,
             priority: priority(arrival.class) as i32,
@@ -101,6 +107,7 @@ impl Service for Connections {
 /// One request as it goes out.
 struct Call<'a> {
     channel: Channel,
+    authorization: Option<&'a AsciiMetadataValue>,
     ask: &'a Ask,
     spoilt: bool,
     priority: i32,
@@ -167,6 +174,9 @@ impl Call<'_> {
 
     fn within<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
+        if let Some(authorization) = self.authorization {
+            request.metadata_mut().insert("authorization", authorization.clone());
+        }
         request.set_timeout(self.deadline);
         request
     }

@@ -31,7 +31,7 @@ use self::connections::Connections;
 use self::process::{Process, Server};
 use self::run::{Stand, Target};
 use crate::cli::{runtime, waiting};
-use crate::settings::Settings;
+use crate::settings::{ClientSettings, Settings};
 
 const RATE_MAX: f64 = 100_000.0;
 const RATE_MIN: f64 = 0.1;
@@ -121,7 +121,7 @@ impl Load {
         let process = server.as_ref().map(|server| server.process).or(self.server_pid.map(Process));
         let measured = runtime()?.block_on(async {
             tokio::select! {
-                measured = self.measure(&address, process, asks) => measured,
+                measured = self.measure(&address, process, asks, &settings.client) => measured,
                 stopped = stopped() => stopped.and_then(|()| anyhow::bail!("stopped before the end")),
             }
         });
@@ -134,9 +134,15 @@ impl Load {
         Ok(status)
     }
 
-    async fn measure(&self, address: &str, process: Option<Process>, asks: Arc<[Ask]>) -> anyhow::Result<(Value, i32)> {
+    async fn measure(
+        &self,
+        address: &str,
+        process: Option<Process>,
+        asks: Arc<[Ask]>,
+        client: &ClientSettings,
+    ) -> anyhow::Result<(Value, i32)> {
         let deadline = Duration::from_millis(self.deadline_ms);
-        let connections = Connections::open(address, self.connections, asks, deadline).await?;
+        let connections = Connections::open(address, self.connections, asks, deadline, client).await?;
         let target = Target { connections: Arc::new(connections), process };
         let stand = Stand { load: self, target };
         match (self.sweep, self.report, self.soak) {

@@ -8,27 +8,47 @@ use std::time::Duration;
 /// What a piece of work asks of the model.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Cost {
-    /// Tokens that the vision encoder makes of its clip.
-    pub vision: usize,
-    /// Equal for equal clips: a batch sees each once.
-    pub clip: u64,
-    /// Tokens of its question.
-    pub question: usize,
+    /// What the vision encoder makes of its clip.
+    pub vision: Part,
+    /// Its question.
+    pub question: Part,
+    /// Visual tokens that the predictor reads before the question.
+    pub read: usize,
     /// Tokens of its texts whose embeddings are not known.
     pub text: usize,
-    /// Tokens that the decoder may write.
-    pub decoder: usize,
+    /// What the decoder may write.
+    pub decoder: Part,
+}
+
+/// Tokens of a stage that a batch computes once for all who ask the same.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Part {
+    /// How many.
+    pub tokens: usize,
+    /// Equal where the same is asked: a digest.
+    pub same: u64,
+}
+
+impl Part {
+    fn beside(self, other: Part) -> Self {
+        if self == other { Self { tokens: 0, ..self } } else { self }
+    }
 }
 
 impl Cost {
-    /// All of it, tokens; at least one, so that nothing is free.
+    /// All of it, tokens.
     pub fn tokens(&self) -> usize {
-        (self.vision + self.question + self.text + self.decoder).max(1)
+        self.vision.tokens + self.question.tokens + self.text + self.decoder.tokens
     }
 
-    /// What it adds to a batch that sees its clip anyway.
-    pub fn without_vision(self) -> Self {
-        Self { vision: 0, ..self }
+    /// What it adds to a batch that does `others` anyway.
+    pub fn beside<'a>(self, others: impl IntoIterator<Item = &'a Cost>) -> Self {
+        others.into_iter().fold(self, |left, other| Self {
+            vision: left.vision.beside(other.vision),
+            question: left.question.beside(other.question),
+            decoder: left.decoder.beside(other.decoder),
+            ..left
+        })
     }
 }
 
@@ -123,9 +143,9 @@ impl Pace {
     /// How long work of `cost` takes; a stage that was never measured is taken for slow.
     pub fn estimate(&self, cost: &Cost) -> Estimate {
         const UNMEASURED_SECONDS: f64 = 1e-3;
-        let predictor = if cost.question > 0 { cost.vision + cost.question } else { 0 };
+        let predictor = if cost.question.tokens > 0 { cost.read + cost.question.tokens } else { 0 };
         let (mut seconds, mut measured) = (0.0, true);
-        for (speed, tokens) in self.stages.iter().zip([cost.vision, predictor, cost.text, cost.decoder]) {
+        for (speed, tokens) in self.stages.iter().zip([cost.vision.tokens, predictor, cost.text, cost.decoder.tokens]) {
             let known = speed.seconds_per_token();
             measured &= tokens == 0 || known.is_some();
             seconds += tokens as f64 * known.unwrap_or(UNMEASURED_SECONDS);
@@ -155,8 +175,33 @@ mod tests {
         assert_eq!(pace.estimate(&text), Estimate { time: 5 * MS, measured: false });
         pace.learn(Passed { text: 100, ..Passed::default() }, [Duration::ZERO, Duration::ZERO, 10 * MS, MS]);
         assert_eq!(pace.estimate(&text), Estimate { time: MS / 2, measured: true });
-        assert!(!pace.estimate(&Cost { decoder: 1, ..text }).measured);
+        assert!(!pace.estimate(&Cost { decoder: Part { tokens: 1, same: 0 }, ..text }).measured);
         assert_eq!(pace.tokens_per_second(), None);
+    }
+
+    #[test]
+    fn what_others_ask_too_is_added_once_and_a_new_question_about_a_clip_still_reads_it() {
+        let part = |tokens, same| Part { tokens, same };
+        let ask = |clip, question| Cost {
+            vision: part(100, clip),
+            question: part(5, question),
+            read: 100,
+            text: 3,
+            decoder: part(20, question),
+        };
+        let batch = [ask(1, 1), ask(2, 2)];
+        for (about, cost, expected) in [
+            ("all is new", ask(3, 3), 128),
+            ("the clip is known", ask(2, 3), 28),
+            ("only texts are never shared", ask(2, 2), 3),
+        ] {
+            assert_eq!(cost.beside(&batch).tokens(), expected, "{about}");
+        }
+        let mut pace = Pace::default();
+        let each = Passed { vision: 1, predictor: 1, text: 1, decoder: 1 };
+        pace.learn(each, [MS; 4]);
+        assert_eq!(pace.estimate(&ask(2, 3).beside(&batch)).time, (105 + 3 + 20) * MS);
+        assert_eq!(pace.estimate(&ask(2, 2).beside(&batch)).time, 3 * MS);
     }
 
     #[test]
@@ -168,7 +213,10 @@ mod tests {
                 [ms * MS, Duration::ZERO, Duration::ZERO, Duration::ZERO],
             );
             pace.learn_all(10, ms * MS);
-            (pace.estimate(&Cost { vision: 10, ..Cost::default() }).time, pace.tokens_per_second().expect("learned"))
+            (
+                pace.estimate(&Cost { vision: Part { tokens: 10, same: 0 }, ..Cost::default() }).time,
+                pace.tokens_per_second().expect("learned"),
+            )
         };
         assert_eq!(took(10).0, 10 * MS);
         let (slower, _) = took(100);

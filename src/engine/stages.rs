@@ -79,7 +79,8 @@ impl Stages<'_> {
         let clips: Vec<Arc<Clip>> = clips.into_iter().map(|seen| seen.clip.clone()).collect();
         let visual = pass.timed("vision", |timing| &mut timing.vision, || self.model.see(&clips))?;
         pass.passed.vision += visual.iter().map(|visual| visual.len()).sum::<usize>();
-        let questions = scenes.iter().zip(&clip_of).map(|((_, scene), &clip)| (clip, &scene.question));
+        let scenes: Vec<_> = scenes.into_iter().zip(clip_of).filter(|((at, _), _)| pass.waits(*at)).collect();
+        let questions = scenes.iter().map(|((_, scene), clip)| (*clip, &scene.question));
         let (asked, asked_of) = distinct(questions, |a, b| a.0 == b.0 && a.1.ids == b.1.ids);
         let asked: Vec<_> = asked
             .into_iter()
@@ -87,7 +88,7 @@ impl Stages<'_> {
             .collect();
         let embeddings = pass.timed("predictor", |timing| &mut timing.predictor, || self.model.predict(&asked))?;
         pass.passed.predictor += asked.iter().map(|asked| asked.visual.len() + asked.question.ids.len()).sum::<usize>();
-        for ((at, _), scene) in scenes.into_iter().zip(asked_of) {
+        for (((at, _), _), scene) in scenes.into_iter().zip(asked_of) {
             pass.scenes[at] = Some(scene);
             pass.found[at].visual_tokens = asked[scene].visual.len();
             pass.found[at].embeddings = vec![embeddings[scene].clone()];
@@ -172,6 +173,10 @@ impl Stages<'_> {
         let (groups, group_of) = distinct(asked.iter().map(|(at, _, options)| (*at, *options)), together);
         for (group, (_, options)) in groups.into_iter().enumerate() {
             let members: Vec<usize> = (0..asked.len()).filter(|&member| group_of[member] == group).collect();
+            let mut waiting = spoken.iter().zip(&asked_of).filter(|(_, asked)| members.contains(asked));
+            if !waiting.any(|((at, ..), _)| pass.waits(*at)) {
+                continue;
+            }
             let embeddings: Vec<Embedding> =
                 members.iter().map(|&member| pass.found[asked[member].0].embeddings[0].clone()).collect();
             let texts =
@@ -203,6 +208,10 @@ impl<'a> Pass<'a> {
         *total(&mut self.timing) += stage.took();
         seen::stage(self.model, name, stage.took());
         self.entries.iter().for_each(|entry| entry.call.trail.passed(stage));
+    }
+
+    fn waits(&self, at: usize) -> bool {
+        self.entries[at].work.wanted()
     }
 
     /// The jobs that somebody still waits for; nobody comes back.

@@ -1,17 +1,18 @@
 //! What the model is asked to do, what it found, and how both travel between whoever waits and the model thread.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
 use super::admission::Permit;
-use super::cost::Cost;
+use super::cost::{Cost, Part};
 use super::error::EngineError;
 use super::memory::Held;
 use super::request::Timing;
 use crate::embedding::{Embedding, Ranked};
 use crate::input::{Clip, Tokens};
-use crate::model::decoder::DecodeOptions;
+use crate::model::decoder::{DecodeOptions, TokenSampling};
 
 /// What the model is asked to do.
 #[derive(Debug)]
@@ -89,13 +90,36 @@ impl Scene {
     /// What it asks of the model.
     pub fn cost(&self) -> Cost {
         let Self { seen, question, then } = self;
+        let scene = digest(&(seen.digest, &question.ids));
         let (text, decoder) = match then {
-            Then::Return => (0, 0),
-            Then::Rank(candidates) => (unknown(candidates), 0),
-            Then::Decode(options) => (0, options.max_tokens),
+            Then::Return => (0, Part::default()),
+            Then::Rank(candidates) => (unknown(candidates), Part::default()),
+            Then::Decode(options) => (0, Part { tokens: options.max_tokens, same: words(scene, options) }),
         };
-        Cost { vision: seen.tokens, clip: seen.digest, question: question.ids.len(), text, decoder }
+        Cost {
+            vision: Part { tokens: seen.tokens, same: seen.digest },
+            question: Part { tokens: question.ids.len(), same: scene },
+            read: seen.tokens,
+            text,
+            decoder,
+        }
     }
+}
+
+/// Equal where the decoder says the same about a scene.
+fn words(scene: u64, options: &DecodeOptions) -> u64 {
+    match options.sampling {
+        TokenSampling::Greedy => digest(&(scene, options.max_tokens)),
+        TokenSampling::TopP { temperature, top_p, seed } => {
+            digest(&(scene, options.max_tokens, temperature.to_bits(), top_p.to_bits(), seed))
+        }
+    }
+}
+
+fn digest(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Tokens of the texts whose embeddings are not known.

@@ -42,7 +42,7 @@ pub struct Batch<W> {
     pub entries: Vec<Entry<W>>,
     /// What came too late to run.
     pub expired: Vec<Entry<W>>,
-    /// What it all costs, equal clips counted once.
+    /// What it all costs, equal parts counted once.
     pub load: Load,
 }
 
@@ -135,7 +135,7 @@ impl<W> Queue<W> {
         })
     }
 
-    /// What goes next; empty only when nothing waits. A dear entry runs alone.
+    /// What goes next; empty only when nothing waits. A dear entry runs alone, or with those that ask the same.
     pub fn next_batch(&mut self, now: Instant, pace: &Pace) -> Batch<W> {
         let late = |lane: &mut Lane<W>| {
             let late = lane.entries.extract_if(.., |_, entry| entry.call.deadline <= now);
@@ -159,7 +159,7 @@ impl<W> Queue<W> {
         }
         let owed_enough = |class: &Class| {
             let lane = &self.lanes[*class as usize];
-            let head = lane.entries.values().next().map_or(0, |entry| micros(pace.estimate(&entry.cost).time));
+            let head = lane.entries.values().next().map_or(0, |entry| micros(pace.estimate(&entry.cost).time)).max(1);
             lane.passed_by.saturating_mul(self.rules.owed_percent[*class as usize].into()) >= head.saturating_mul(100)
         };
         let owed = waiting.filter(owed_enough).max_by_key(|&class| self.lanes[class as usize].passed_by);
@@ -168,29 +168,22 @@ impl<W> Queue<W> {
 
     /// Takes the longest run from the front of a class that fits a batch.
     fn run_of(&mut self, class: Class, pace: &Pace) -> (Vec<Entry<W>>, Load, Duration) {
-        let (mut entries, mut clips) = (Vec::<Entry<W>>::new(), Vec::new());
-        let (mut cost, mut time) = (0, Duration::ZERO);
+        let mut entries = Vec::<Entry<W>>::new();
+        let (mut cost, mut time, mut room) = (0, Duration::ZERO, true);
         let lane = &mut self.lanes[class as usize].entries;
         while let Some(first) = lane.first_entry() {
-            let whole = first.get().cost;
-            let seen = whole.vision > 0 && clips.contains(&whole.clip);
-            let added = if seen { whole.without_vision() } else { whole };
+            let added = first.get().cost.beside(entries.iter().map(|entry| &entry.cost));
             let estimate = pace.estimate(&added);
             let (cost_then, time_then) = (cost + added.tokens(), time + estimate.time);
-            let fits = entries.len() < self.rules.batch_max.items
-                && cost_then <= self.rules.cost_max(class)
-                && time_then <= self.rules.batch_time_max
-                && estimate.measured;
+            let affordable =
+                estimate.measured && cost_then <= self.rules.cost_max(class) && time_then <= self.rules.batch_time_max;
+            // Who asks what is computed anyway may come along even with a dear one.
+            let fits = entries.len() < self.rules.batch_max.items && (added.tokens() == 0 || room && affordable);
             if !fits && !entries.is_empty() {
                 break;
             }
-            (cost, time) = (cost_then, time_then);
-            clips.push(whole.clip);
+            (cost, time, room) = (cost_then, time_then, room && affordable);
             entries.push(first.remove());
-            // What is too dear, or might be, goes alone.
-            if !fits {
-                break;
-            }
         }
         let load = Load { items: entries.len(), cost };
         (entries, load, time)

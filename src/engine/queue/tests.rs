@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::engine::cost::Passed;
+use crate::engine::cost::{Part, Passed};
 use Class::{Interactive, Job, Watch};
 
 const MS: Duration = Duration::from_millis(1);
@@ -66,6 +66,7 @@ fn what_goes_next() {
         ("the items are bounded", "abcdefghi".chars().map(|name| query(name, 1)).collect(), vec!["abcdefgh", "i"]),
         ("a dear one runs alone", vec![query('a', 1), query('b', 99), query('c', 1)], vec!["a", "b", "c"]),
         ("a dear one is not joined", vec![query('b', 99), query('c', 1)], vec!["b", "c"]),
+        ("but by those who ask for nothing", vec![query('b', 99), query('c', 0), query('d', 1)], vec!["bc", "d"]),
         (
             "the late are set apart wherever they stand",
             vec![query('b', 1), ('a', Interactive, text(1), 100), ('c', Job, text(99), 99)],
@@ -78,14 +79,22 @@ fn what_goes_next() {
     }
 }
 
+/// A question about a clip of six tokens.
+fn scene(clip: u64, question: u64) -> Cost {
+    let (vision, question) = (Part { tokens: 6, same: clip }, Part { tokens: 1, same: 10 * clip + question });
+    Cost { vision, question, read: 6, ..Cost::default() }
+}
+
 #[test]
-fn equal_clips_are_counted_once() {
-    let scene = |clip| Cost { vision: 6, clip, question: 1, ..Cost::default() };
+fn what_is_equal_is_counted_once() {
     let mut pace = Pace::default();
     pace.learn(Passed { vision: 1, predictor: 1, ..Passed::default() }, [Duration::ZERO; 4]);
-    let ask = |name, clip| (name, Interactive, scene(clip), 200);
-    let entries = [ask('a', 1), ask('b', 1), ask('c', 1), ask('d', 2), ask('e', 2)];
-    assert_eq!(batches(rules(), &pace, &entries), ["abc", "de"]);
+    let ask = |name, clip, question| (name, Interactive, scene(clip, question), 200);
+    let entries = [ask('a', 1, 1), ask('b', 1, 2), ask('c', 1, 3), ask('d', 2, 1), ask('e', 2, 2), ask('f', 2, 2)];
+    assert_eq!(batches(rules(), &pace, &entries), ["abc", "def"]);
+    // Each is too dear for a batch, and those that are equal still go together.
+    let narrow = Rules { batch_max: Load { items: 8, cost: 3 }, ..rules() };
+    assert_eq!(batches(narrow, &pace, &entries), ["a", "b", "c", "d", "ef"]);
 }
 
 #[test]
@@ -96,7 +105,7 @@ fn a_batch_takes_no_longer_than_it_should_and_what_is_unmeasured_runs_alone() {
     assert_eq!(batches(rules.clone(), &pace(), &entries), ["ab", "c", "d", "e"]);
     let entries = [query('a', 1), query('b', 1)];
     assert_eq!(batches(rules.clone(), &Pace::default(), &entries), ["a", "b"]);
-    let decoded = ('b', Interactive, Cost { decoder: 1, ..text(1) }, 200);
+    let decoded = ('b', Interactive, Cost { decoder: Part { tokens: 1, same: 0 }, ..text(1) }, 200);
     assert_eq!(batches(rules, &pace(), &[query('a', 1), decoded, query('c', 1)]), ["a", "b", "c"]);
 }
 
@@ -143,8 +152,10 @@ enum Event {
 
 fn event() -> impl Strategy<Value = Event> {
     let class = prop::sample::select(Class::ALL.to_vec());
-    let cost = (0..4_usize, 0..3_u64, 0..3_usize, 0..30_usize, 0..3_usize)
-        .prop_map(|(vision, clip, question, text, decoder)| Cost { vision: 4 * vision, clip, question, text, decoder });
+    let part =
+        |tokens, step| (0..tokens, 0..3_u64).prop_map(move |(tokens, same)| Part { tokens: step * tokens, same });
+    let cost = (part(4_usize, 4), part(3, 1), 0..30_usize, part(3, 1))
+        .prop_map(|(vision, question, text, decoder)| Cost { vision, question, read: vision.tokens, text, decoder });
     prop_oneof![
         5 => (class, cost, 1..2000_u32).prop_map(|(class, cost, deadline_ms)| Event::Push { class, cost, deadline_ms }),
         1 => (0..64_usize).prop_map(|which| Event::Cancel { which }),
@@ -183,18 +194,17 @@ impl Trial {
             assert!(entry.call.deadline <= self.now);
         }
         let Some(first) = batch.entries.first() else { return batch };
-        let mut clips = vec![];
-        let cost: usize = (batch.entries.iter())
-            .map(|Entry { cost, call, .. }| {
-                assert!(call.class == first.call.class && call.deadline > self.now);
-                let seen = cost.vision > 0 && clips.contains(&cost.clip);
-                clips.push(cost.clip);
-                if seen { cost.without_vision().tokens() } else { cost.tokens() }
-            })
-            .sum();
+        let (mut before, mut added) = (Vec::new(), Vec::new());
+        for Entry { cost, call, .. } in &batch.entries {
+            assert!(call.class == first.call.class && call.deadline > self.now);
+            added.push(cost.beside(&before).tokens());
+            before.push(*cost);
+        }
+        let cost: usize = added.iter().sum();
         assert_eq!(batch.load, Load { items: batch.entries.len(), cost });
-        let fits = cost <= rules().cost_max(first.call.class) && batch.entries.len() <= rules().batch_max.items;
-        assert!(fits || batch.entries.len() == 1, "{cost} tokens of {} items", batch.entries.len());
+        assert!(batch.entries.len() <= rules().batch_max.items);
+        let alone = added[1..].iter().all(|&added| added == 0);
+        assert!(cost <= rules().cost_max(first.call.class) || alone, "{cost} tokens of {added:?}");
         batch
     }
 

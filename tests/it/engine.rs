@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 use vljepa::embedding::Embedding;
 use vljepa::engine::{
-    Answer, Call, Class, Engine, EngineError, Manner, Media, ModelThread, Question, Stage, ThreadState, Trail,
+    Answer, Call, Class, Engine, EngineError, Manner, Media, MediaFrame, ModelThread, PixelOrder, Question, Stage,
+    ThreadState, Trail,
 };
 use vljepa::input::{Clip, Sampling};
 use vljepa::model::decoder::{DecodeOptions, TokenSampling};
@@ -36,6 +37,13 @@ fn start_with(set: impl FnOnce(&mut Settings)) -> (Engine, ModelThread) {
 
 fn question(clip: usize, text: &str) -> Question {
     Question { media: Media::File(CLIPS[clip].to_vec()), sampling: Sampling::default(), text: text.into() }
+}
+
+/// A question that is prepared in no time.
+fn glance(level: u8, text: &str) -> Question {
+    let pixels = vec![level; 256];
+    let frame = MediaFrame::Raw { width: 16, height: 16, order: PixelOrder::Gray, pixels, pts_ms: 0 };
+    Question { media: Media::Frames(vec![frame]), ..question(0, text) }
 }
 
 fn choose(candidates: &[&str]) -> Manner {
@@ -152,9 +160,9 @@ async fn a_thousand_cancels_at_every_stage_leave_nothing_behind() {
         for i in 0..50 {
             let engine = engine.clone();
             let manner = if i % 2 == 0 { choose(&["word1", "word2"]) } else { sampled(round * 50 + i) };
+            let asked = if i % 10 == 0 { question(i as usize / 10 % 3, "word5") } else { glance(i as u8, "word5") };
             let call = Call { class: Class::ALL[i as usize % 3], ..soon() };
-            leaving
-                .push(calls.spawn(async move { engine.answer(question(i as usize % 3, "word5"), manner, call).await }));
+            leaving.push(calls.spawn(async move { engine.answer(asked, manner, call).await }));
         }
         // Some leave before anything is done for them, some while they are prepared, wait or run.
         for call in leaving {
@@ -236,7 +244,7 @@ async fn a_job_is_done_while_queries_never_end() {
         queries.spawn(async move {
             let mut answered = 0;
             while !stop.load(Ordering::Relaxed) {
-                engine.answer(question(i % 3, "word5"), sampled(i as u64), soon()).await.expect("an answer");
+                engine.answer(glance(i as u8, "word5"), sampled(i as u64), soon()).await.expect("an answer");
                 answered += 1;
             }
             answered
@@ -244,7 +252,7 @@ async fn a_job_is_done_while_queries_never_end() {
     }
     let job = Call { class: Class::Job, ..soon() };
     for round in 0..10 {
-        let done = engine.answer(question(0, "word6"), sampled(round), job.clone()).await;
+        let done = engine.answer(glance(99, "word6"), sampled(round), job.clone()).await;
         done.expect("its turn comes");
     }
     stop.store(true, Ordering::Relaxed);

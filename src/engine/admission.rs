@@ -102,6 +102,13 @@ impl Admission {
         ceilings.fold(self.max, least)
     }
 
+    /// How full it is for a class, 0 to 1: at 1 it is refused.
+    pub fn fullness(&self, class: Class) -> f64 {
+        let inside = self.inside();
+        let ceilings = self.ceilings.iter().filter(|(members, _)| members(class));
+        ceilings.map(|ceiling| filled(&inside, ceiling).part_of(ceiling.1)).fold(0.0, f64::max)
+    }
+
     /// What is inside, by class.
     pub fn inside(&self) -> [Load; Class::ALL.len()] {
         self.lock().loads
@@ -124,10 +131,7 @@ impl Admission {
     }
 
     fn has_room(&self, inside: &[Load; Class::ALL.len()], class: Class, load: Load) -> bool {
-        let fits = |&(members, max): &(Members, Load)| {
-            let members = Class::ALL.into_iter().filter(|&class| members(class));
-            members.map(|class| inside[class as usize]).fold(load, Load::plus).within(max)
-        };
+        let fits = |ceiling: &(Members, Load)| filled(inside, ceiling).plus(load).within(ceiling.1);
         self.ceilings.iter().filter(|(members, _)| members(class)).all(fits)
     }
 
@@ -158,6 +162,12 @@ impl Permit {
     }
 }
 
+/// What those who share a ceiling have inside.
+fn filled(inside: &[Load; Class::ALL.len()], (members, _): &(Members, Load)) -> Load {
+    let members = Class::ALL.into_iter().filter(|&class| members(class));
+    members.map(|class| inside[class as usize]).fold(Load::default(), Load::plus)
+}
+
 impl Drop for Permit {
     fn drop(&mut self) {
         let mut inside = self.admission.lock();
@@ -170,6 +180,7 @@ impl Drop for Permit {
 mod tests {
     use super::*;
     use Class::{Interactive, Job, Watch};
+    use proptest::prelude::*;
 
     fn door(items: usize, cost: usize) -> Admission {
         // Watch and jobs 70 %, jobs 40 %; kept for watch 15 %, for jobs 5 %.
@@ -211,8 +222,36 @@ mod tests {
                 let _permits: Vec<_> =
                     inside.iter().map(|&(class, amount)| door.enter(class, load(amount)).expect("room")).collect();
                 assert!(door.enter(class, load(most + 1)).is_none(), "{about}: {class:?}, {field}");
-                assert!(door.enter(class, load(most)).is_some(), "{about}: {class:?}, {field}");
+                let before = door.fullness(class);
+                let _permit = door.enter(class, load(most)).expect(about);
+                assert!(before < 1.0 && door.fullness(class) == 1.0, "{about}: {class:?}, {field}");
             }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_ceiling_is_ever_passed_and_everything_comes_back(
+            loads in prop::collection::vec((0..3_usize, 0..4_usize, 0..30_usize, 0..9_usize), 1..100),
+        ) {
+            let door = door(20, 100);
+            let mut permits = Vec::new();
+            for (class, items, cost, leaving) in loads {
+                permits.extend(door.enter(Class::ALL[class], Load { items, cost }));
+                let [query, session, job] = door.inside();
+                for (sum, items, cost) in [
+                    (query.plus(session).plus(job), 20, 100),
+                    (session.plus(job), 14, 70),
+                    (job, 8, 40),
+                    (query.plus(session), 19, 95),
+                    (query, 16, 80),
+                ] {
+                    prop_assert!(sum.within(Load { items, cost }), "{:?}", door.inside());
+                }
+                permits.truncate(permits.len().saturating_sub(leaving / 4));
+            }
+            drop(permits);
+            prop_assert_eq!(door.inside(), [Load::default(); 3]);
         }
     }
 

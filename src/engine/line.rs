@@ -138,9 +138,12 @@ impl Line {
         let Timing { vision, predictor, text, decoder, .. } = *timing;
         let mut state = self.state();
         state.passed = state.passed.plus(passed);
-        let cost = state.running.cost;
         state.pace.learn(passed, [vision, predictor, text, decoder]);
-        state.pace.learn_all(cost, vision + predictor + text + decoder);
+        // A batch that everybody has left teaches nothing.
+        if passed != Passed::default() {
+            let cost = state.running.cost;
+            state.pace.learn_all(cost, vision + predictor + text + decoder);
+        }
     }
 
     /// The model thread is gone: who still waits is told by the dropping of what they wait for.

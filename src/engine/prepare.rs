@@ -103,6 +103,7 @@ impl Prepare {
         let running = tokio::task::spawn_blocking(move || {
             // All are held by the thread itself: a caller that leaves does not free it.
             let _held = (waiting, thread, gate);
+            wanted.check()?;
             work(&wanted)
         });
         let outcome = running.await;
@@ -113,6 +114,11 @@ impl Prepare {
     /// What is being prepared or waits for it, and the most that may.
     pub fn load(&self) -> (usize, usize) {
         (self.waiting.inside().iter().map(|load| load.items).sum(), self.waiting.max().items)
+    }
+
+    /// How full it is for a class, 0 to 1: at 1 it is refused.
+    pub fn fullness(&self, class: Class) -> f64 {
+        self.waiting.fullness(class)
     }
 
     /// How long what is here takes, by what the last ones took.

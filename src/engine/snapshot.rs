@@ -25,7 +25,7 @@ pub struct Snapshot {
     pub media_bytes: u64,
     /// The most of it.
     pub media_bytes_max: u64,
-    /// How full the fullest of these is, 0 to 1: at 1 somebody is refused.
+    /// How full the fullest of these is for queries, 0 to 1: at 1 they are refused.
     pub saturation: f64,
     /// The embeddings of texts that are remembered.
     pub texts: CacheStats,
@@ -38,13 +38,11 @@ pub struct Snapshot {
 impl Snapshot {
     pub(super) fn of(inner: &Inner) -> Self {
         let (line, inside) = (inner.line.glance(), inner.door.inside());
-        let all = inside.iter().fold(Load::default(), |all, &load| all.plus(load));
         let by_class = |loads: [Load; Class::ALL.len()]| Class::ALL.map(|class| (class, loads[class as usize]));
         let (preparing_items, preparing_items_max) = inner.prepare.load();
         let memory = inner.studio.memory();
-        let part = |value: f64, max: f64| if max > 0.0 { (value / max).min(1.0) } else { 0.0 };
-        let preparing = part(preparing_items as f64, preparing_items_max as f64);
-        let remembered = part(memory.held_bytes() as f64, memory.bytes_max() as f64);
+        let held = memory.held_bytes() as f64 / memory.bytes_max().max(1) as f64;
+        let full = inner.door.fullness(Class::Interactive).max(inner.prepare.fullness(Class::Interactive));
         Self {
             waiting: by_class(line.waiting),
             admitted: by_class(inside),
@@ -54,7 +52,7 @@ impl Snapshot {
             preparing_items_max,
             media_bytes: memory.held_bytes(),
             media_bytes_max: memory.bytes_max(),
-            saturation: all.part_of(inner.door.max()).max(preparing).max(remembered),
+            saturation: full.max(held).min(1.0),
             texts: inner.texts.stats(),
             passed: line.passed,
             tokens_per_second: line.tokens_per_second,

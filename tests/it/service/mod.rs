@@ -2,6 +2,7 @@
 
 mod life;
 mod models;
+mod process;
 mod security;
 mod seen;
 mod stream;

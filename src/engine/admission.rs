@@ -5,6 +5,8 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::Notify;
+
 use super::request::Class;
 use crate::settings::QueueSettings;
 
@@ -63,6 +65,8 @@ struct Inside {
 #[derive(Debug, Clone)]
 pub struct Admission {
     inside: Arc<Mutex<Inside>>,
+    /// Told whenever room comes free.
+    left: Arc<Notify>,
     max: Load,
     /// Who together may fill how much.
     ceilings: [(Members, Load); 5],
@@ -87,7 +91,7 @@ impl Admission {
             (|class| class <= Class::Watch, free(queue.job_percent_min)),
             (|class| class <= Class::Interactive, free(queue.job_percent_min + queue.watch_percent_min)),
         ];
-        Self { inside: Arc::default(), max, ceilings }
+        Self { inside: Arc::default(), left: Arc::default(), max, ceilings }
     }
 
     /// The most that may be inside.
@@ -130,6 +134,19 @@ impl Admission {
         self.enter(class, Load::one(usual.clamp(1, self.max_of(class).cost.max(1))))
     }
 
+    /// Waits until `enter` finds room.
+    pub async fn when_free(&self, enter: impl Fn(&Self) -> Option<Permit>) -> Permit {
+        loop {
+            let mut left = std::pin::pin!(self.left.notified());
+            // Before the look: who leaves between it and the waiting is not missed.
+            left.as_mut().enable();
+            if let Some(permit) = enter(self) {
+                return permit;
+            }
+            left.await;
+        }
+    }
+
     fn has_room(&self, inside: &[Load; Class::ALL.len()], class: Class, load: Load) -> bool {
         let fits = |ceiling: &(Members, Load)| filled(inside, ceiling).plus(load).within(ceiling.1);
         self.ceilings.iter().filter(|(members, _)| members(class)).all(fits)
@@ -158,6 +175,9 @@ impl Permit {
             inside.loads[class] = others[class].plus(load);
             self.load = load;
         }
+        drop(inside);
+        // It may have shrunk.
+        self.admission.left.notify_waiters();
         fits
     }
 }
@@ -173,6 +193,8 @@ impl Drop for Permit {
         let mut inside = self.admission.lock();
         let left = &mut inside.loads[self.class as usize];
         *left = left.minus(self.load);
+        drop(inside);
+        self.admission.left.notify_waiters();
     }
 }
 
@@ -285,5 +307,26 @@ mod tests {
             let _inside = door.enter(class, Load::one(1)).expect("empty");
             assert!(door.enter(Interactive, Load::one(0)).is_none());
         }
+    }
+
+    #[tokio::test]
+    async fn who_waits_comes_in_when_somebody_leaves() {
+        let door = door(1, 10);
+        let inside = door.enter(Job, Load::one(1)).expect("empty");
+        let waiting = |class| {
+            let door = door.clone();
+            tokio::spawn(async move { drop(door.when_free(|door| door.enter(class, Load::one(1))).await) })
+        };
+        let all = [waiting(Interactive), waiting(Watch), waiting(Job)];
+        let gone = waiting(Interactive);
+        tokio::task::yield_now().await;
+        gone.abort();
+        assert!(all.iter().all(|one| !one.is_finished()));
+        drop(inside);
+        for one in all {
+            let within = tokio::time::timeout(std::time::Duration::from_secs(30), one);
+            within.await.expect("it came in").expect("no panic");
+        }
+        assert_eq!(door.inside(), [Load::default(); 3]);
     }
 }

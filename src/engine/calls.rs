@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-use super::admission::Permit;
+use super::admission::{Load, Permit};
 use super::cost::come_again;
 use super::error::EngineError;
 use super::line::Place;
 use super::prepare::Wanted;
 use super::queue::Entry;
-use super::request::{Answer, Call, Choice, Class, Embedded, Manner, Question, Timing, Usage};
+use super::request::{Answer, Call, Choice, Class, Embedded, Full, Manner, Question, Timing, Usage};
 use super::seen;
 use super::stages::pieces;
 use super::trail::{Stage, Trail};
@@ -109,7 +109,7 @@ impl Engine {
     ) -> Result<Vec<Result<Embedded, EngineError>>, EngineError> {
         let started = Instant::now();
         call.trail.asks(&self.name());
-        let permit = self.enter(call)?;
+        let permit = self.enter(call).await?;
         let texts = self
             .prepared(call, move |inner, wanted| {
                 let each = (0..).zip(texts).map(|(at, text)| {
@@ -121,7 +121,7 @@ impl Engine {
             .await?;
         let prepare = self.passed("prepare", started, &call.trail);
         let readable: Vec<Text> = texts.iter().flatten().cloned().collect();
-        let permit = self.settle(permit, unknown(&readable), call)?;
+        let permit = self.settle(permit, unknown(&readable), call).await?;
         let (embeddings, timing) = self.embed(readable, &permit, call).await?;
         let timing = Timing { prepare, total: started.elapsed(), ..timing };
         let mut embeddings = embeddings.into_iter();
@@ -165,7 +165,7 @@ impl Engine {
     ) -> Result<Done, EngineError> {
         let started = Instant::now();
         call.trail.asks(&self.name());
-        let permit = self.enter(call)?;
+        let permit = self.enter(call).await?;
         let (engine, trail) = (self.clone(), call.trail.clone());
         let mut scene = self
             .prepared(call, move |inner, wanted| {
@@ -189,7 +189,7 @@ impl Engine {
             frames_used: scene.seen.clip.frames_used,
             truncated: scene.question.truncated,
         };
-        let permit = self.settle(permit, scene.cost().tokens(), call)?;
+        let permit = self.settle(permit, scene.cost().tokens(), call).await?;
         let ahead = self.candidates_ahead(&mut scene, &permit, call).await?;
         let mut found = self.begin(Work::Scene(scene), &permit, call)?.outcome().await?;
         found.timing.queue += ahead.queue;
@@ -233,14 +233,17 @@ impl Engine {
         let inner = self.0.clone();
         let [least, most] = self.0.retry_bounds();
         let hint = |backlog: Duration| backlog.min(most).max(least);
-        self.0.prepare.run((call.class, call.deadline), hint, move |wanted| work(&inner, wanted)).await
+        self.0.prepare.run(call, hint, move |wanted| work(&inner, wanted)).await
     }
 
     /// Comes in by the door before anything is done for it: who is refused later has cost others their time.
-    fn enter(&self, call: &Call) -> Result<Permit, EngineError> {
+    async fn enter(&self, call: &Call) -> Result<Permit, EngineError> {
         let left = call.deadline.saturating_duration_since(Instant::now());
         let retry_after = match self.0.too_late(call.class, left) {
             _ if left.is_zero() => return Err(EngineError::DeadlineExceeded),
+            _ if call.full == Full::Wait => {
+                return Ok(self.0.door.when_free(|door| door.enter_unknown(call.class)).await);
+            }
             Some(retry_after) => {
                 seen::refused("deadline");
                 return Err(EngineError::Overloaded { what: "the time before the deadline", retry_after });
@@ -254,15 +257,23 @@ impl Engine {
     }
 
     /// Takes the room that is needed, now that the cost is known.
-    fn settle(&self, mut permit: Permit, cost: usize, call: &Call) -> Result<Arc<Permit>, EngineError> {
+    async fn settle(&self, mut permit: Permit, cost: usize, call: &Call) -> Result<Arc<Permit>, EngineError> {
         let cost_max = self.0.door.max_of(call.class).cost;
         if cost > cost_max {
             seen::refused("too_large");
             return Err(EngineError::TooLarge { cost, cost_max });
         }
-        if !permit.settle(cost) {
-            seen::refused("queue");
-            return Err(EngineError::Overloaded { what: "the queue", retry_after: self.0.retry_after() });
+        match call.full {
+            _ if permit.settle(cost) => {}
+            Full::Wait => {
+                // Its place goes back first: if all held theirs and waited for more, none would ever run.
+                drop(permit);
+                permit = self.0.door.when_free(|door| door.enter(call.class, Load::one(cost))).await;
+            }
+            Full::Refuse => {
+                seen::refused("queue");
+                return Err(EngineError::Overloaded { what: "the queue", retry_after: self.0.retry_after() });
+            }
         }
         call.trail.queues(call.class, cost);
         Ok(Arc::new(permit))

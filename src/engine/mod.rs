@@ -34,7 +34,7 @@ pub use cost::Passed;
 pub use error::{EngineError, shortened};
 pub use models::{ModelState, Models};
 pub use request::{
-    Answer, Call, Choice, Class, Embedded, Manner, Media, MediaFrame, PixelOrder, Question, Timing, Usage,
+    Answer, Call, Choice, Class, Embedded, Full, Manner, Media, MediaFrame, PixelOrder, Question, Timing, Usage,
 };
 pub use snapshot::Snapshot;
 pub use trail::{Stage, Steps, Trail};

@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 
 use super::admission::{Admission, Load};
 use super::error::EngineError;
-use super::request::Class;
+use super::request::{Call, Class, Full};
 use super::seen;
 use crate::settings::Settings;
 
@@ -85,20 +85,26 @@ impl Prepare {
     /// goes away meanwhile. Who finds no room is told to come again after what the backlog takes, made fit by `hint`.
     pub async fn run<T: Send + 'static>(
         &self,
-        (class, deadline): (Class, Instant),
+        call: &Call,
         hint: impl FnOnce(Duration) -> Duration,
         work: impl FnOnce(&Wanted) -> Result<T, EngineError> + Send + 'static,
     ) -> Result<T, EngineError> {
-        let Some(waiting) = self.waiting.enter(class, Load::one(0)) else {
-            seen::refused("preparation");
-            return Err(EngineError::Overloaded { what: "the preparation queue", retry_after: hint(self.backlog()) });
+        let (class, place) = (call.class, Load::one(0));
+        let waiting = match (self.waiting.enter(class, place), call.full) {
+            (Some(waiting), _) => waiting,
+            (None, Full::Wait) => self.waiting.when_free(|door| door.enter(class, place)).await,
+            (None, Full::Refuse) => {
+                seen::refused("preparation");
+                let retry_after = hint(self.backlog());
+                return Err(EngineError::Overloaded { what: "the preparation queue", retry_after });
+            }
         };
         let gate = match &self.gates[class as usize] {
             Some(gate) => Some(gate.clone().acquire_owned().await.map_err(|_| EngineError::Stopped)?),
             None => None,
         };
         let thread = self.threads.clone().acquire_owned().await.map_err(|_| EngineError::Stopped)?;
-        let (wanted, started) = (Wanted::until(deadline), Instant::now());
+        let (wanted, started) = (Wanted::until(call.deadline), Instant::now());
         let _leaving = wanted.leaving();
         let running = tokio::task::spawn_blocking(move || {
             // All are held by the thread itself: a caller that leaves does not free it.
@@ -145,15 +151,15 @@ mod tests {
         Arc::new(Prepare::new(&settings))
     }
 
-    fn call(class: Class) -> (Class, Instant) {
-        (class, Instant::now() + Duration::from_secs(60))
+    fn call(class: Class) -> Call {
+        Call { class, ..Call::interactive(Instant::now() + Duration::from_secs(60)) }
     }
 
     async fn run<T: Send + 'static>(
         prepare: &Prepare,
         work: impl FnOnce() -> Result<T, EngineError> + Send + 'static,
     ) -> Result<T, EngineError> {
-        prepare.run(call(Class::Interactive), |backlog| backlog, |_| work()).await
+        prepare.run(&call(Class::Interactive), |backlog| backlog, |_| work()).await
     }
 
     #[tokio::test]
@@ -197,7 +203,7 @@ mod tests {
                     told.send(()).expect("the test waits");
                     Ok(())
                 };
-                prepare.run(call(Class::Interactive), |backlog| backlog, work).await
+                prepare.run(&call(Class::Interactive), |backlog| backlog, work).await
             }
         });
         while begins.try_recv().is_err() {
@@ -223,7 +229,7 @@ mod tests {
                     work();
                     order.send(class).map_err(|_| EngineError::Stopped)
                 };
-                prepare.run(call(class), |backlog| backlog, work).await
+                prepare.run(&call(class), |backlog| backlog, work).await
             });
         };
         spawn(&mut jobs, Class::Job, Box::new(move || finished.recv().expect("the test says when")));

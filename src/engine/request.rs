@@ -37,6 +37,16 @@ impl Class {
     }
 }
 
+/// What becomes of work for which there is no room now.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Full {
+    /// It is refused, with the time after which to come again.
+    #[default]
+    Refuse,
+    /// It waits until its deadline: for whoever bounds by other means how much may wait.
+    Wait,
+}
+
 /// What belongs to every call, whatever it asks.
 #[derive(Debug, Clone)]
 pub struct Call {
@@ -44,6 +54,8 @@ pub struct Call {
     pub class: Class,
     /// When its answer is of no use any more.
     pub deadline: Instant,
+    /// What it does where there is no room.
+    pub full: Full,
     /// What it leaves behind for those who watch.
     pub trail: Trail,
 }
@@ -51,7 +63,7 @@ pub struct Call {
 impl Call {
     /// A call of somebody who waits until `deadline`.
     pub fn interactive(deadline: Instant) -> Self {
-        Self { class: Class::Interactive, deadline, trail: Trail::default() }
+        Self { class: Class::Interactive, deadline, full: Full::Refuse, trail: Trail::default() }
     }
 }
 

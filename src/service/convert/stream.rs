@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tonic::Request;
 
 use super::{Checked, Desk, Output, class, count, invalid, output, owner, question};
-use crate::engine::{Call, Class, Engine, Owner, Question, Trail, Uploads};
+use crate::engine::{Call, Class, Engine, Full, Owner, Question, Trail, Uploads};
 use crate::service::call::Deadline;
 use crate::service::inflight::{Allowance, Held};
 use crate::service::proto::{OutputOptions, Priority, StreamPredictItem, StreamPredictOpen};
@@ -69,7 +69,7 @@ pub(in crate::service) fn stream_item(
     let patience = if timeout_ms == 0 { settings.service.deadline_default_ms } else { timeout_ms };
     let own = Instant::now() + Duration::from_millis(patience.min(settings.service.deadline_max_ms));
     let deadline = whole.deadline.map_or(own, |deadline| own.min(deadline));
-    let call = Call { class, deadline, trail: whole.trail.clone() };
+    let call = Call { class, deadline, full: Full::Wait, trail: whole.trail.clone() };
     let item = item.ok_or_else(|| invalid("item", "is missing"))?;
     let desk = Desk { settings, uploads, owner: whole.owner.clone() };
     let question = question(item.media, item.sampling, item.question, &desk);

@@ -101,6 +101,16 @@ async fn a_window_of_one_is_answered_in_order_and_an_id_in_flight_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_full_queue_holds_items_back_and_refuses_none() {
+    let server = start(|settings| settings.queue.items_max = 1).await;
+    let (told, ended) = whole(&server, (0..100).map(|id| asked(id, CLIP)).collect()).await;
+    ended.expect("a good end");
+    assert!(results(&told).iter().all(|(_, code)| *code == Code::Ok), "{:?}", results(&told));
+    assert_eq!(results(&told).len(), 100);
+    server.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_item_ends_the_call_after_what_was_read() {
     let server = start(|settings| settings.service.stream_items_max = 8).await;
     let unknown = StreamPredictOpen { model: "another".into(), ..Default::default() };

@@ -24,7 +24,8 @@ use super::proto::{
 };
 use super::shutdown::{Phase, reached};
 use super::status::{draining, item_status, status};
-use crate::engine::{EngineError, Models, shortened};
+use crate::engine::{EngineError, Models};
+use crate::settings::Settings;
 
 /// What goes back to the client.
 pub(super) type Responses = ReceiverStream<Result<StreamPredictResponse, Status>>;
@@ -42,7 +43,7 @@ pub(super) fn answer(
     let whole = convert::whole(&requests);
     let deadline = whole.deadline;
     let session = Session {
-        window: Window { bytes_max: models.settings().service.message_bytes_max, ..Window::default() },
+        window: Window { bytes_max: bytes_max(models.settings()), ..Window::default() },
         models,
         requests: requests.into_inner(),
         responses: responses.clone(),
@@ -70,6 +71,11 @@ async fn passed(deadline: Option<Instant>) {
         Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
         None => std::future::pending().await,
     }
+}
+
+/// The most bytes in flight of one call: as many as one message may have, and never most of what all calls share.
+fn bytes_max(settings: &Settings) -> usize {
+    settings.service.message_bytes_max.min(settings.service.inflight_bytes_max / 4)
 }
 
 /// One call.
@@ -149,8 +155,7 @@ impl Session {
         let id = item.id;
         let bytes = item.encoded_len();
         if !self.window.enter(id, bytes) {
-            let name = shortened(&id.to_string());
-            return self.tell(id, Err(EngineError::Present { what: "item", name })).await;
+            return self.tell(id, Err(EngineError::Present { what: "item", name: id.to_string() })).await;
         }
         let (model, opening) = self.opened.as_ref().expect("opened by the first message");
         // Asked anew each time: a call that held its engine would hold a model that is to be unloaded.

@@ -111,6 +111,16 @@ async fn a_full_queue_holds_items_back_and_refuses_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stream_of_many_bytes_stays_within_the_memory_of_all_calls() {
+    let server = start(|settings| settings.service.inflight_bytes_max = 8 * CLIP.len()).await;
+    let (told, ended) = whole(&server, (0..60).map(|id| asked(id, CLIP)).collect()).await;
+    ended.expect("a good end");
+    let finished = StreamPredictFinished { items: 60, succeeded: 60, failed: 0 };
+    assert_eq!(told.last(), Some(&Told::Finished(finished)));
+    server.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_item_ends_the_call_after_what_was_read() {
     let server = start(|settings| settings.service.stream_items_max = 8).await;
     let unknown = StreamPredictOpen { model: "another".into(), ..Default::default() };

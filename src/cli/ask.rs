@@ -70,7 +70,7 @@ async fn ask(
     manner: &Manner,
     settings: &Settings,
 ) -> anyhow::Result<Answer> {
-    let media = Media::File(read_media(file, settings)?);
+    let media = Media::File(read_media(file, source.file_bytes_max(settings))?);
     let waiting = waiting(format!("asking {}", file.display()));
     let question = Question { media, sampling: Sampling::default(), text: question.into() };
     let answer = source.answer(question, manner.clone()).await;

@@ -15,10 +15,16 @@ use crate::engine::{Answer, Call, Choice, Embedded, Engine, Manner, Media, Quest
 use crate::service::proto;
 use crate::service::proto::answer_service_client::AnswerServiceClient;
 use crate::service::proto::embedding_service_client::EmbeddingServiceClient;
+use crate::service::proto::media::Source as MediaSource;
+use crate::service::proto::media_service_client::MediaServiceClient;
+use crate::service::proto::upload_media_request::Message as Sent;
 use crate::settings::{ClientSettings, Flag, Settings};
 
 /// How long a server may be silent: while it is connected to, before it is pinged, and before a ping is answered.
 const SILENCE: Duration = Duration::from_secs(5);
+
+/// Files that are uploaded go in pieces of this size.
+const CHUNK_BYTES: usize = 1 << 20;
 
 /// The options of every command that asks.
 #[derive(Debug, clap::Args)]
@@ -83,6 +89,15 @@ pub(super) enum Source {
 }
 
 impl Source {
+    /// The largest file that may be asked about: what is too much for a message is uploaded to a server.
+    pub(super) fn file_bytes_max(&self, settings: &Settings) -> u64 {
+        let inline = settings.media.bytes_max as u64;
+        match self {
+            Self::Here(_) => inline,
+            Self::There(_) => inline.max(settings.uploads.bytes_max),
+        }
+    }
+
     pub(super) async fn answer(&mut self, question: Question, manner: Manner) -> anyhow::Result<Answer> {
         match self {
             Self::Here(engine) => Ok(engine.answer(question, manner, call(engine)).await?),
@@ -119,6 +134,9 @@ fn call(engine: &Engine) -> Call {
 pub(super) struct Remote {
     answers: AnswerServiceClient<Channel>,
     embeddings: EmbeddingServiceClient<Channel>,
+    uploads: MediaServiceClient<Channel>,
+    /// Larger files are uploaded.
+    inline_bytes_max: usize,
     deadline: Duration,
     authorization: Option<AsciiMetadataValue>,
 }
@@ -175,7 +193,9 @@ impl Remote {
         let bytes_max = settings.service.message_bytes_max;
         Ok(Self {
             answers: AnswerServiceClient::new(channel.clone()).max_decoding_message_size(bytes_max),
-            embeddings: EmbeddingServiceClient::new(channel).max_decoding_message_size(bytes_max),
+            embeddings: EmbeddingServiceClient::new(channel.clone()).max_decoding_message_size(bytes_max),
+            uploads: MediaServiceClient::new(channel),
+            inline_bytes_max: settings.media.bytes_max,
             deadline: Duration::from_millis(settings.service.deadline_max_ms),
             authorization: authorization(&settings.client)?,
         })
@@ -191,21 +211,23 @@ impl Remote {
     }
 
     async fn answer(&mut self, question: Question, manner: Manner) -> anyhow::Result<Answer> {
-        let (media, words) = wire(question)?;
+        let media = self.sent(question.media).await?;
         // How the decoder speaks is the server's choice: these commands only ever ask for its default.
         let candidates = match manner {
             Manner::Choose(candidates) => candidates,
             Manner::Speak(_) => vec![],
         };
         let message = proto::AnswerRequest {
-            media: Some(media),
-            question: words,
+            media: Some(media.clone()),
+            question: question.text,
             candidates,
             want_embedding: true,
             ..Default::default()
         };
         let request = self.request(message);
-        let response = self.answers.answer(request).await.map_err(|status| refused(&status))?.into_inner();
+        let response = self.answers.answer(request).await;
+        self.forget(media).await;
+        let response = response.map_err(|status| refused(&status))?.into_inner();
         let choice = |choice: proto::Choice| Choice { text: choice.text, score: choice.score, cosine: choice.cosine };
         Ok(Answer {
             text: response.answer,
@@ -216,10 +238,12 @@ impl Remote {
 
     async fn predict(&mut self, question: Question) -> anyhow::Result<Embedded> {
         use proto::predict_result::Outcome;
-        let (media, question) = wire(question)?;
-        let item = proto::PredictItem { media: Some(media), question, ..Default::default() };
+        let media = self.sent(question.media).await?;
+        let item = proto::PredictItem { media: Some(media.clone()), question: question.text, ..Default::default() };
         let request = self.request(proto::PredictRequest { items: vec![item], ..Default::default() });
-        let response = self.embeddings.predict(request).await.map_err(|status| refused(&status))?.into_inner();
+        let response = self.embeddings.predict(request).await;
+        self.forget(media).await;
+        let response = response.map_err(|status| refused(&status))?.into_inner();
         match response.results.into_iter().next().and_then(|result| result.outcome) {
             Some(Outcome::Prediction(found)) => embedded(found.embedding, found.usage, found.timing),
             Some(Outcome::Error(error)) => Err(anyhow!("server: {}", error.message)),
@@ -237,16 +261,39 @@ impl Remote {
             None => Err(anyhow!("server: response without a result")),
         }
     }
+
+    /// A whole file as a message says it: its bytes, or the name of an upload.
+    async fn sent(&mut self, media: Media) -> anyhow::Result<proto::Media> {
+        let Media::File(bytes) = media else { return Err(anyhow!("only whole files are sent to a server")) };
+        let source = match bytes.len() <= self.inline_bytes_max {
+            true => MediaSource::Inline(bytes),
+            false => MediaSource::Upload(self.upload(bytes).await?),
+        };
+        Ok(proto::Media { source: Some(source) })
+    }
+
+    async fn upload(&mut self, bytes: Vec<u8>) -> anyhow::Result<String> {
+        let header = proto::UploadMediaHeader { bytes: Some(bytes.len() as u64), sha256: vec![] };
+        let chunk = move |at: usize| bytes[at..bytes.len().min(at + CHUNK_BYTES)].to_vec();
+        let chunks = (0..header.bytes() as usize).step_by(CHUNK_BYTES).map(move |at| Sent::Chunk(chunk(at)));
+        let messages = std::iter::once(Sent::Header(header)).chain(chunks);
+        let messages = messages.map(|message| proto::UploadMediaRequest { message: Some(message) });
+        let request = self.request(tokio_stream::iter(messages));
+        let response = self.uploads.upload_media(request).await.map_err(|status| refused(&status))?;
+        Ok(response.into_inner().name)
+    }
+
+    /// Deletes what was uploaded for one question; what cannot be deleted expires.
+    async fn forget(&mut self, media: proto::Media) {
+        if let Some(MediaSource::Upload(name)) = media.source {
+            let request = self.request(proto::DeleteMediaRequest { name });
+            let _ = self.uploads.delete_media(request).await;
+        }
+    }
 }
 
 fn refused(status: &tonic::Status) -> anyhow::Error {
     anyhow!("server: {:?}: {}", status.code(), status.message())
-}
-
-/// The commands send whole files.
-fn wire(Question { media, text, .. }: Question) -> anyhow::Result<(proto::Media, String)> {
-    let Media::File(bytes) = media else { return Err(anyhow!("only whole files are sent to a server")) };
-    Ok((proto::Media { source: Some(proto::media::Source::Inline(bytes)) }, text))
 }
 
 fn embedded(

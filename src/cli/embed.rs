@@ -39,7 +39,7 @@ impl Embed {
                 let name = file.display().to_string();
                 let waiting = waiting(format!("embedding {name}"));
                 let embedded = async {
-                    let media = Media::File(read_media(file, settings)?);
+                    let media = Media::File(read_media(file, source.file_bytes_max(settings))?);
                     let text = self.question.clone();
                     source.predict(Question { media, sampling: Sampling::default(), text }).await
                 };

@@ -217,12 +217,12 @@ fn waiting(what: impl Into<String>) -> ProgressBar {
     spinner
 }
 
-/// A file's bytes, at most as many as media may have; the caller knows its name.
-fn read_media(file: &Path, settings: &Settings) -> anyhow::Result<Vec<u8>> {
-    let (mut bytes, max) = (Vec::new(), settings.media.bytes_max);
+/// A file's bytes, at most `max`; the caller knows its name.
+fn read_media(file: &Path, max: u64) -> anyhow::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
     // Not by the size that the system tells: a device or a pipe tells none.
-    std::fs::File::open(file)?.take(max as u64 + 1).read_to_end(&mut bytes)?;
-    anyhow::ensure!(bytes.len() <= max, "media has over {max} bytes, at most {max} are allowed");
+    std::fs::File::open(file)?.take(max + 1).read_to_end(&mut bytes)?;
+    anyhow::ensure!(bytes.len() as u64 <= max, "media has over {max} bytes, at most {max} are allowed");
     Ok(bytes)
 }
 
@@ -264,9 +264,7 @@ mod tests {
 
     #[test]
     fn reading_media_ends_at_the_bound_whatever_size_the_system_tells() {
-        let mut settings = Settings::default();
-        settings.media.bytes_max = 1000;
-        let error = read_media(Path::new("/dev/zero"), &settings).expect_err("it never ends");
+        let error = read_media(Path::new("/dev/zero"), 1000).expect_err("it never ends");
         assert_eq!(told(&error), "media has over 1000 bytes, at most 1000 are allowed");
     }
 

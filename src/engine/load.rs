@@ -19,7 +19,7 @@ impl Models {
         let passing = self.pass(name, ModelState::Loading)?;
         let (models, name) = (self.clone(), name.to_owned());
         let loading = tokio::task::spawn_blocking(move || {
-            let model = open(&below(Path::new(&root), &directory)?, models.settings())?;
+            let model = open(&below(&root, &directory)?, models.settings())?;
             let (engine, thread) = Engine::start(model, models.settings().clone())
                 .map_err(|error| EngineError::Internal(format!("no thread for a model: {error}")))?;
             // Another one of this name cannot come between: both wait for the same lock.

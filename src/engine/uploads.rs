@@ -111,7 +111,7 @@ impl Uploads {
     /// No uploads yet.
     pub fn new(settings: &Settings) -> Self {
         Self(Arc::new(Inner {
-            directory: settings.uploads.directory.clone().map_or_else(std::env::temp_dir, PathBuf::from),
+            directory: settings.uploads.directory.clone().unwrap_or_else(std::env::temp_dir),
             retry_after: Duration::from_millis(settings.service.retry_after_ms),
             settings: settings.uploads.clone(),
             shelf: Mutex::default(),

@@ -231,7 +231,7 @@ concerns! {
         /// Time that an upload is kept, milliseconds.
         expiry_ms: u64 = 3_600_000, 1..=604_800_000, "VLJEPA_UPLOAD_EXPIRY_MS";
         /// Directory of their files, which should be a disk; none: the system's for temporary files.
-        directory: Option<String> = None, TEXT, "VLJEPA_UPLOADS_DIRECTORY";
+        directory: Option<PathBuf> = None, FILE, "VLJEPA_UPLOADS_DIRECTORY";
     }
     /// The processor.
     cpu: CpuSettings {
@@ -256,7 +256,7 @@ concerns! {
         /// Models at once, those that come or go included; a further one is refused.
         items_max: usize = 16, 1..=1 << 10, "VLJEPA_MODELS_MAX";
         /// Directory below which clients may load bundles; none: they may not.
-        root: Option<String> = None, TEXT, "VLJEPA_MODELS_ROOT";
+        root: Option<PathBuf> = None, FILE, "VLJEPA_MODELS_ROOT";
     }
     /// Where the process listens.
     server: ServerSettings {

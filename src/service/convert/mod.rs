@@ -13,6 +13,7 @@ use tonic::Request;
 
 use super::call::Deadline;
 use super::proto;
+use super::seen::KeyName;
 use crate::embedding::Dtype;
 use crate::engine::{Call, Class, Engine, EngineError, Manner, Owner, Question, Trail, Uploads};
 use crate::model::decoder::{DecodeOptions, TokenSampling};
@@ -100,8 +101,9 @@ pub(super) fn ask(
 }
 
 /// Who asks, as far as uploads are concerned.
-pub(super) fn owner<T>(_: &Request<T>) -> Owner {
-    None
+pub(super) fn owner<T>(request: &Request<T>) -> Owner {
+    let key = request.extensions().get::<KeyName>()?.0.get()?;
+    Some(key.as_str().into())
 }
 
 /// When the answer to `request` is of no use any more.

@@ -28,7 +28,7 @@ fn root() -> tempfile::TempDir {
 }
 
 async fn serving(root: &Path) -> Running {
-    let root = root.to_str().expect("a plain path").to_owned();
+    let root = root.to_owned();
     start(|settings| settings.models.root = Some(root)).await
 }
 
@@ -85,7 +85,7 @@ async fn a_model_comes_answers_and_goes_and_the_last_one_may_go() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_loaded_changes_nothing() {
     let root = root();
-    let root_path = root.path().to_str().expect("a plain path").to_owned();
+    let root_path = root.path().to_owned();
     let server = start(|settings| (settings.models.root, settings.models.items_max) = (Some(root_path), 2)).await;
     for (name, directory, code, field) in [
         ("a b", "two", Code::InvalidArgument, "name"),

@@ -13,12 +13,15 @@ use tonic::{Code, Request, Status};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tonic_types::StatusExt;
 use vljepa::service::keys::{NewKey, Scope};
+use vljepa::service::proto::embedding_service_client::EmbeddingServiceClient;
+use vljepa::service::proto::media_service_client::MediaServiceClient;
 use vljepa::service::proto::model_service_client::ModelServiceClient;
-use vljepa::service::proto::{EncodeTextRequest, ListModelsRequest, embedding_service_client::EmbeddingServiceClient};
+use vljepa::service::proto::{self, DeleteMediaRequest, EncodeTextRequest, ListModelsRequest};
+use vljepa::service::proto::{UploadMediaRequest, upload_media_request};
 use vljepa::service::{ServeError, check_files, serve};
 use vljepa::settings::Settings;
 
-use super::{Running, start};
+use super::{CLIP, Running, ask as question, start};
 
 /// An authority, and what it signed: a server's certificate and a client's, as files in a folder.
 struct Papers {
@@ -254,6 +257,31 @@ async fn keys_open_what_their_scopes_name() {
         assert_eq!((status.code(), &*reason(&status)), (Code::Unauthenticated, because), "{status:?}");
     }
     HealthClient::new(server.channel.clone()).check(HealthCheckRequest::default()).await.expect("health needs no key");
+    server.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_is_its_keys_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("keys.toml");
+    let scopes: &[Scope] = &[Scope::Predict, Scope::Media];
+    let [owner, other] = write_keys(&file, [("owner", scopes, None), ("other", scopes, None)]);
+    let server = start(|settings| settings.keys.file = Some(file)).await;
+    let mut media = MediaServiceClient::new(server.channel.clone());
+    let chunk = UploadMediaRequest { message: Some(upload_media_request::Message::Chunk(CLIP.to_vec())) };
+    let upload = media.upload_media(with_key(tokio_stream::once(chunk), &owner)).await.expect("room").into_inner();
+    let uploaded = Some(proto::Media { source: Some(proto::media::Source::Upload(upload.name.clone())) });
+    let delete = DeleteMediaRequest { name: upload.name };
+    let absent = [
+        server.answers().answer(with_key(question(uploaded.clone(), &["word1"]), &other)).await.map(drop),
+        media.delete_media(with_key(delete.clone(), &other)).await.map(drop),
+    ];
+    for outcome in absent {
+        let status = outcome.expect_err("another's");
+        assert_eq!((status.code(), &*reason(&status)), (Code::NotFound, "NAME_UNKNOWN"), "{status}");
+    }
+    server.answers().answer(with_key(question(uploaded, &["word1"]), &owner)).await.expect("its own");
+    media.delete_media(with_key(delete, &owner)).await.expect("its own");
     server.end().await;
 }
 

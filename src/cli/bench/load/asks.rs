@@ -55,7 +55,7 @@ impl AskArgs {
         }
         let ask = |path: &PathBuf| {
             Ok(Ask {
-                media: read_media(path, settings).with_context(|| path.display().to_string())?,
+                media: read_media(path, settings.media.bytes_max as u64).with_context(|| path.display().to_string())?,
                 question: self.question.clone().unwrap_or_default(),
                 candidates: self.choices.iter().map(|choice| choice.trim().to_string()).collect(),
             })

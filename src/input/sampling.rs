@@ -28,8 +28,9 @@ impl Sampling {
         num_frames: Option<usize>,
         max: usize,
     ) -> Result<Vec<usize>, InputError> {
-        let window = self.start_ms.unwrap_or(0)..self.end_ms.unwrap_or(u64::MAX);
-        let inside: Vec<usize> = (0..frames.len()).filter(|&index| window.contains(&frames[index].pts_ms)).collect();
+        let start_ms = self.start_ms.unwrap_or(0);
+        let shown = |pts_ms: u64| pts_ms >= start_ms && self.end_ms.is_none_or(|end_ms| pts_ms < end_ms);
+        let inside: Vec<usize> = (0..frames.len()).filter(|&index| shown(frames[index].pts_ms)).collect();
         let (Some(&first), Some(&last)) = (inside.first(), inside.last()) else {
             let field = if frames.is_empty() { "media" } else { "sampling.start_ms to sampling.end_ms" };
             return Err(InputError::NoFrames { field, frames: frames.len() });
@@ -48,7 +49,7 @@ impl Sampling {
         let shown = |tick: usize| match self.fps {
             None => inside[tick],
             Some(fps) => {
-                let now = start + (tick as f64 * 1000.0 / f64::from(fps)) as u64;
+                let now = start.saturating_add((tick as f64 * 1000.0 / f64::from(fps)) as u64);
                 inside[inside.partition_point(|&index| frames[index].pts_ms <= now).saturating_sub(1)]
             }
         };
@@ -63,7 +64,7 @@ fn ticks(span_ms: u64, fps: f32) -> Result<usize, InputError> {
         let bound = format!("from {} to {}", BOUNDS.start(), BOUNDS.end());
         return Err(InputError::Field { field: "sampling.fps", value: fps.to_string(), bound });
     }
-    Ok((span_ms as f64 * f64::from(fps) / 1000.0) as usize + 1)
+    Ok(((span_ms as f64 * f64::from(fps) / 1000.0) as usize).saturating_add(1))
 }
 
 /// V-JEPA's spread, `int(linspace(0, available, count))` held below `available`: the first and the last frame
@@ -112,6 +113,8 @@ mod tests {
         assert_eq!(chosen(&ten, Sampling { fps: Some(0.001), ..none }), [0]);
         assert_eq!(chosen(&[0, 900, 1000], Sampling { fps: Some(2.0), ..none }), [0, 0, 2], "the frame on screen");
         assert_eq!(chosen(&[0, 0, 0], Sampling { fps: Some(2.0), ..none }), [2], "frames of one time: the last");
+        let longest = [1, u64::MAX];
+        assert_eq!(chosen(&longest, Sampling { fps: Some(1000.0), frames: Some(2), ..none }), [0, 1]);
     }
 
     #[test]
@@ -124,6 +127,9 @@ mod tests {
         let late = told(Sampling { start_ms: Some(51), ..none });
         assert_eq!(late, "sampling.start_ms to sampling.end_ms leaves no frame of 2");
         assert!(none.indices(&[], None, 8).is_err());
+        let longest = Sampling { fps: Some(1000.0), ..none }.indices(&film(&[0, u64::MAX]), None, 8);
+        let told = format!("sampled frames is {}, must be from 1 to 8", usize::MAX);
+        assert_eq!(longest.expect_err("too many").to_string(), told);
         assert!(none.indices(&film(&[0; 9]), None, 8).is_err(), "more frames than the model takes");
     }
 }

@@ -1,12 +1,14 @@
 //! What a question is about: files, frames, and which of them are looked at.
 
+use std::ops::RangeInclusive;
+
 use super::{Checked, Desk, count, invalid};
 use crate::engine::{Media, MediaFrame, PixelOrder};
 use crate::input::Sampling;
 use crate::service::proto::{self, media::Source};
 use crate::settings::Settings;
 
-const FPS_MAX: f32 = 1000.0;
+const FPS: RangeInclusive<f32> = 0.001..=1000.0;
 
 pub(super) fn media_of(media: Option<proto::Media>, desk: &Desk) -> Checked<Media> {
     let settings = desk.settings;
@@ -61,8 +63,9 @@ pub(super) fn sampling_of(sampling: proto::Sampling, settings: &Settings) -> Che
     if let Some(frames) = frames {
         count("sampling.frames", frames, 1, settings.media.frames_max)?;
     }
-    if let Some(fps) = fps.filter(|&fps| !(fps > 0.0 && fps <= FPS_MAX)) {
-        return Err(invalid("sampling.fps", format!("is {fps}, must be above 0, at most {FPS_MAX}")));
+    if let Some(fps) = fps.filter(|fps| !FPS.contains(fps)) {
+        let problem = format!("is {fps}, must be from {} to {}", FPS.start(), FPS.end());
+        return Err(invalid("sampling.fps", problem));
     }
     let start = start_ms.unwrap_or(0);
     if let Some(end) = end_ms.filter(|&end| end <= start) {

@@ -10,6 +10,8 @@ mod client;
 mod demo;
 mod embed;
 mod evaluate;
+#[cfg(debug_assertions)]
+mod fault;
 mod inspect;
 mod key;
 mod log;

@@ -74,6 +74,8 @@ impl Serve {
                 None => None,
             };
             let names: Vec<String> = models.all().into_iter().map(|(name, _)| name).collect();
+            #[cfg(debug_assertions)]
+            super::fault::panic_by_signal(models.clone())?;
             println!("serving {} on {addr}{secured}", names.join(", "));
             service::serve(Listeners { calls: listener, admin }, models, ended_by_signal()?).await?;
             anyhow::Ok(())

@@ -1,0 +1,206 @@
+//! Hostile input against a server in a process of its own: a corpus with meaning, all of it at once, and oddities
+//! below gRPC. After it the server answers as before, has not panicked anywhere, and its memory is back.
+
+pub mod media;
+mod requests;
+mod wire;
+
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, BufMut};
+use prost::Message;
+use tokio::task::JoinSet;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::codegen::http::uri::PathAndQuery;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status};
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use vljepa::service::proto::answer_service_client::AnswerServiceClient;
+use vljepa::service::proto::embedding_service_client::EmbeddingServiceClient;
+use vljepa::service::proto::{self, predict_result::Outcome};
+
+use crate::process::Process;
+use crate::service::{CLIP, ask, fields, file, item};
+use requests::{Case, corpus, files};
+
+/// The limits under which the files in fixtures/media are what their names say.
+const LIMITS: &[(&str, &str)] = &[
+    ("VLJEPA_MEDIA_PIXELS_MAX", "1048576"),
+    ("VLJEPA_MEDIA_FRAMES_MAX", "100"),
+    ("VLJEPA_MEDIA_DECODE_BYTES_MAX", "8388608"),
+    ("VLJEPA_THREADS", "1"),
+];
+
+/// Messages as they are: what is sent here need not be protobuf.
+#[derive(Debug, Clone, Copy, Default)]
+struct AsIs;
+
+impl Codec for AsIs {
+    type Encode = Vec<u8>;
+    type Decode = Vec<u8>;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        *self
+    }
+
+    fn decoder(&mut self) -> Self {
+        *self
+    }
+}
+
+impl Encoder for AsIs {
+    type Item = Vec<u8>;
+    type Error = Status;
+
+    fn encode(&mut self, message: Vec<u8>, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.put_slice(&message);
+        Ok(())
+    }
+}
+
+impl Decoder for AsIs {
+    type Item = Vec<u8>;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Vec<u8>>, Status> {
+        Ok(Some(buffer.copy_to_bytes(buffer.remaining()).into()))
+    }
+}
+
+async fn send(channel: &Channel, case: &Case) -> Result<Vec<u8>, Status> {
+    let mut client = tonic::client::Grpc::new(channel.clone());
+    client.ready().await.expect("a connection");
+    let mut request = Request::new(case.message.clone());
+    if let Some(timeout) = case.timeout {
+        request.metadata_mut().insert("grpc-timeout", timeout.parse().expect("a header value"));
+    }
+    let path = PathAndQuery::from_static(case.path);
+    client.unary(request, path, AsIs).await.map(tonic::Response::into_inner)
+}
+
+fn code(outcome: &Result<Vec<u8>, Status>) -> Code {
+    outcome.as_ref().err().map_or(Code::Ok, Status::code)
+}
+
+/// Every case alone; each must get its own status, and a refused field must be named.
+async fn one_by_one(server: &Process, corpus: &[Case]) {
+    let channel = server.channel().await;
+    let mut wrong = Vec::new();
+    for case in corpus {
+        assert_eq!(case.name.starts_with('x'), case.code != Code::Ok, "{}: x must fail, and x alone", case.name);
+        let outcome = send(&channel, case).await;
+        let named = |status: &Status| !fields(status).is_empty() && status.message().len() < 1000;
+        if code(&outcome) != case.code
+            || case.code == Code::InvalidArgument && outcome.as_ref().is_err_and(|status| !named(status))
+        {
+            wrong.push(format!("{}: not {:?} but {:?}", case.name, case.code, outcome.map(|answer| answer.len())));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// All at once, over several connections; a full server may refuse, and nothing else may differ.
+async fn at_once(server: &Process, corpus: &[Case], calls: usize) {
+    let mut channels = Vec::new();
+    for _ in 0..8 {
+        channels.push(server.channel().await);
+    }
+    let mut all = JoinSet::new();
+    for (at, case) in corpus.iter().cycle().filter(|case| case.message.len() < 1 << 20).take(calls).enumerate() {
+        let (channel, case) = (channels[at % channels.len()].clone(), case.clone());
+        all.spawn(async move { (code(&send(&channel, &case).await), case) });
+    }
+    let mut wrong = all.join_all().await;
+    wrong.retain(|(code, case)| *code != case.code && *code != Code::ResourceExhausted);
+    let wrong: Vec<_> = wrong.into_iter().map(|(code, case)| (case.name, case.code, code)).collect();
+    assert!(wrong.is_empty(), "{wrong:?}");
+}
+
+/// The answer to a good question; health must be that of the model thread meanwhile.
+async fn well(server: &Process) -> proto::AnswerResponse {
+    let channel = server.channel().await;
+    let health = HealthClient::new(channel.clone()).check(HealthCheckRequest::default()).await.expect("health");
+    assert_eq!(health.into_inner().status, ServingStatus::Serving as i32);
+    let request = proto::AnswerRequest { want_embedding: true, ..ask(file(CLIP), &["word1", "word2"]) };
+    let answer = AnswerServiceClient::new(channel).answer(request).await.expect("an answer").into_inner();
+    proto::AnswerResponse { timing: None, ..answer }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_corpus_leaves_the_server_as_it_was() {
+    let server = Process::start(LIMITS);
+    let corpus = corpus();
+    println!("{} inputs", corpus.len());
+    // Threads, caches and pools that good requests make are no harm that hostile ones did.
+    let good: Vec<Case> = corpus.iter().filter(|case| case.code == Code::Ok).cloned().collect();
+    one_by_one(&server, &good).await;
+    at_once(&server, &good, 1000).await;
+    let (answer, before) = (well(&server).await, settled(&server, u64::MAX).await);
+
+    let started = Instant::now();
+    one_by_one(&server, &corpus).await;
+    println!("one by one: {:?}", started.elapsed());
+    at_once(&server, &corpus, 1000).await;
+    println!("at once: {:?}, {} bytes", started.elapsed(), server.memory("RssAnon"));
+    assert_eq!(well(&server).await, answer);
+
+    let bound = before + before / 10;
+    let after = settled(&server, bound).await;
+    println!("memory of its own: {before} bytes before, {after} after; {} at most", server.memory("VmHWM"));
+    assert!(after <= bound, "{before} bytes before, {after} after");
+    assert!(!server.log().contains("panicked"), "{}", server.log());
+}
+
+/// The server's own memory (not the pages of files that are mapped, which would only hide growth) once it has had
+/// time to give back what it can: at once when below `bound`, within seconds otherwise.
+async fn settled(server: &Process, bound: u64) -> u64 {
+    let mut least = u64::MAX;
+    for _ in 0..50 {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        least = server.memory("RssAnon");
+        if least <= bound && bound != u64::MAX {
+            break;
+        }
+    }
+    least
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_items_of_one_list_fail_alone() {
+    let server = Process::start(LIMITS);
+    let files: Vec<_> = files().into_iter().filter(|(_, bytes)| bytes.len() < 1 << 20).collect();
+    for files in files.chunks(64) {
+        let items = files.iter().map(|(_, bytes)| item(file(bytes), "word1")).collect();
+        let request = proto::PredictRequest { items, ..Default::default() };
+        let mut client = EmbeddingServiceClient::new(server.channel().await);
+        let results = client.predict(request).await.expect("results").into_inner().results;
+        for ((name, _), result) in files.iter().zip(results) {
+            match result.outcome.expect("an outcome") {
+                Outcome::Prediction(_) => assert!(!name.starts_with('x'), "{name} must fail"),
+                Outcome::Error(error) => {
+                    assert!(name.starts_with('x'), "{name}: {error:?}");
+                    assert_eq!(error.code, Code::InvalidArgument as i32, "{name}: {error:?}");
+                }
+            }
+        }
+    }
+    assert!(!server.log().contains("panicked"), "{}", server.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_unpacks_beyond_its_bound_is_refused() {
+    let server = Process::start(LIMITS);
+    let before = settled(&server, 0).await;
+    let bomb = ask(file(&vec![0; 200 << 20]), &[]);
+    for compression in [tonic::codec::CompressionEncoding::Gzip, tonic::codec::CompressionEncoding::Zstd] {
+        let mut client = AnswerServiceClient::new(server.channel().await).send_compressed(compression);
+        let status = client.answer(bomb.clone()).await.expect_err("200 MB");
+        assert!(matches!(status.code(), Code::OutOfRange | Code::ResourceExhausted), "{status}");
+    }
+    println!("{} bytes of {} encoded, {before} bytes before", server.memory("VmHWM"), bomb.encoded_len());
+    well(&server).await;
+    assert!(!server.log().contains("panicked"), "{}", server.log());
+}

@@ -20,6 +20,7 @@ mod keyed;
 pub mod keys;
 mod media;
 mod models;
+mod refusals;
 mod seen;
 mod services;
 mod shutdown;
@@ -50,6 +51,8 @@ use shutdown::Drain;
 use tls::Tls;
 
 pub use files::FileError;
+#[doc(hidden)]
+pub use refusals::{Refusal, refusals};
 pub use shutdown::ServeError;
 
 /// The generated code of package vljepa.v1; the comments are in proto/.

@@ -25,7 +25,7 @@ pub(super) use results::{answer, encoded_texts, prediction, predictions, reply};
 pub(super) use stream::{Opening, Whole, opening, stream_item, whole};
 pub(super) use uploads::{promise, receipt};
 
-type Checked<T> = Result<T, EngineError>;
+pub(super) type Checked<T> = Result<T, EngineError>;
 
 const TEMPERATURE_MAX: f32 = 10.0;
 

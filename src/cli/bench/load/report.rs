@@ -60,6 +60,7 @@ pub(super) async fn report(stand: &Stand<'_>) -> anyhow::Result<(Value, i32)> {
     let far_over = stand.run(&stand.target, 4.0 * found.rate, kinds()).await?;
     far_over.print();
     println!("\n{}\n{}", found.text(), overload_text(&found.knee, &over));
+    println!("{}", overload_text(&found.knee, &far_over));
 
     let fairness = fairness(stand, found.rate).await?;
     tokio::time::sleep(REST).await;
@@ -135,9 +136,10 @@ async fn search(
 
 fn overload_text(knee: &Run, over: &Run) -> String {
     let share = over.figures.goodput_per_s / knee.figures.goodput_per_s;
+    let times = over.rate / knee.rate;
     let judged = |met: bool| if met { "met" } else { "MISSED" };
     let goodput = format!(
-        "overload  {:.1} a second good at twice the knee, {:.0} % of the knee's {:.1}; target {:.0} %: {}",
+        "overload  {:.1} a second good at {times:.0} times the knee, {:.0} % of the knee's {:.1}; target {:.0} %: {}",
         over.figures.goodput_per_s,
         100.0 * share,
         knee.figures.goodput_per_s,
@@ -146,9 +148,9 @@ fn overload_text(knee: &Run, over: &Run) -> String {
     );
     let (intended, sent) = (over.figures.refused, over.figures.refused_from_send);
     let refusals = match intended.count {
-        0 => "refusals  none at twice the knee".into(),
+        0 => format!("refusals  none at {times:.0} times the knee"),
         count => format!(
-            "refusals  {count} at twice the knee: p99 {:.2} ms from the intended start, {:.2} from sending; target {REFUSAL_MAX_MS} ms: {}",
+            "refusals  {count} at {times:.0} times the knee: p99 {:.2} ms from the intended start, {:.2} from sending; target {REFUSAL_MAX_MS} ms: {}",
             intended.p99_ms,
             sent.p99_ms,
             judged(intended.p99_ms < REFUSAL_MAX_MS),

@@ -212,6 +212,21 @@ async fn a_query_waits_for_one_batch_of_a_job_however_long_the_job_is() {
     });
     // So that every stage has been measured.
     engine.embed_texts(texts(1), soon()).await.expect("embedded");
+    // A machine that is busy elsewhere may let a whole job pass between two queries.
+    let mut waited = 0;
+    for _ in 0..10 {
+        let batches_before = batches_before_queries(&engine).await;
+        assert!(batches_before.iter().all(|&batches| batches <= 1), "{:?} batches", batches_before.iter().max());
+        waited += batches_before.iter().filter(|&&batches| batches == 1).count();
+        if waited > 0 {
+            return;
+        }
+    }
+    panic!("no query came while a batch of a job ran");
+}
+
+/// How many batches of one job end while each query waits that is asked until the job is done.
+async fn batches_before_queries(engine: &Engine) -> Vec<usize> {
     let job_call = Call { class: Class::Job, trail: Trail::kept(), ..soon() };
     let trail = job_call.trail.clone();
     let job = tokio::spawn({
@@ -230,8 +245,7 @@ async fn a_query_waits_for_one_batch_of_a_job_however_long_the_job_is() {
     let batches: Vec<_> = trail.steps().stages.into_iter().filter(|stage| stage.name == "text").collect();
     assert!(batches.len() > 100, "{} batches", batches.len());
     let within = |query: &Stage| batches.iter().filter(|b| b.ended > query.started && b.started < query.ended).count();
-    let before: Vec<usize> = queries.iter().map(within).collect();
-    assert!(before.contains(&1) && before.iter().all(|&batches| batches <= 1), "{before:?}");
+    queries.iter().map(within).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]

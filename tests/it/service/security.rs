@@ -21,6 +21,7 @@ use vljepa::service::proto::{UploadMediaRequest, upload_media_request};
 use vljepa::service::{ServeError, check_files, serve};
 use vljepa::settings::Settings;
 
+use super::wire::{ByHand, closed};
 use super::{CLIP, Running, ask as question, start};
 
 /// An authority, and what it signed: a server's certificate and a client's, as files in a folder.
@@ -318,6 +319,22 @@ async fn a_refusal_does_not_wait_for_the_body() {
     // A stream whose first message never comes.
     let silent = server.embeddings().stream_predict(tokio_stream::pending()).await;
     assert_eq!(silent.expect_err("no key").code(), Code::Unauthenticated);
+    server.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_shows_no_key_is_not_kept() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("keys.toml");
+    write_keys(&file, [("one", &[Scope::Predict], None)]);
+    let server = start(|settings| {
+        (settings.keys.file, settings.connection.preface_max_ms) = (Some(file), 500);
+    })
+    .await;
+    let mut stranger = ByHand::connect(server.address).await;
+    stranger.call("/vljepa.v1.EmbeddingService/EncodeText", b"").await;
+    // Idle connections of those who have a key are kept for minutes.
+    closed(&mut stranger.0).await;
     server.end().await;
 }
 

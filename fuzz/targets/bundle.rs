@@ -2,7 +2,7 @@
 #![no_main]
 
 #[path = "../laws/mod.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, unused_imports)]
 mod laws;
 #[path = "../../tests/it/tiny.rs"]
 #[allow(dead_code)]

@@ -5,10 +5,9 @@ pub mod media;
 mod requests;
 mod wire;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{Buf, BufMut};
-use prost::Message;
 use tokio::task::JoinSet;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::codegen::http::uri::PathAndQuery;
@@ -138,41 +137,36 @@ async fn well(server: &Process) -> proto::AnswerResponse {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_corpus_leaves_the_server_as_it_was() {
-    let server = Process::start(LIMITS);
+    // The allocator keeps pages for a while, and those of a thread that sleeps until it wakes. Here it is to give them
+    // back at once, so that what is left is what the server holds.
+    let server = Process::start(&[LIMITS, &[("MIMALLOC_PURGE_DELAY", "0")]].concat());
     let corpus = corpus();
     println!("{} inputs", corpus.len());
-    // Threads, caches and pools that good requests make are no harm that hostile ones did.
-    let good: Vec<Case> = corpus.iter().filter(|case| case.code == Code::Ok).cloned().collect();
-    one_by_one(&server, &good).await;
-    at_once(&server, &good, 1000).await;
-    let (answer, before) = (well(&server).await, settled(&server, u64::MAX).await);
-
-    let started = Instant::now();
-    one_by_one(&server, &corpus).await;
-    println!("one by one: {:?}", started.elapsed());
-    at_once(&server, &corpus, 1000).await;
-    println!("at once: {:?}, {} bytes", started.elapsed(), server.memory("RssAnon"));
+    let answer = well(&server).await;
+    let fresh = server.memory("RssAnon");
+    // Threads, pools and caches are made as they are first needed, and how many are depends on who meets whom: over 40
+    // rounds it was 60 to 115 MB, level from the sixth on. So the most of some rounds is compared with the least of some
+    // more. What leaks leaks with every round.
+    let before = *rounds(&server, &corpus, 6).await.iter().max().expect("some rounds");
+    let after = *rounds(&server, &corpus, 4).await.iter().min().expect("some rounds");
     assert_eq!(well(&server).await, answer);
-
-    let bound = before + before / 10;
-    let after = settled(&server, bound).await;
-    println!("memory of its own: {before} bytes before, {after} after; {} at most", server.memory("VmHWM"));
-    assert!(after <= bound, "{before} bytes before, {after} after");
+    println!("of its own: {fresh} bytes fresh, {before} before, {after} after; {} at most", server.memory("VmHWM"));
+    assert!(after <= before + before / 10, "{before} bytes before, {after} after");
     assert!(!server.log().contains("panicked"), "{}", server.log());
 }
 
-/// The server's own memory (not the pages of files that are mapped, which would only hide growth) once it has had
-/// time to give back what it can: at once when below `bound`, within seconds otherwise.
-async fn settled(server: &Process, bound: u64) -> u64 {
-    let mut least = u64::MAX;
-    for _ in 0..50 {
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        least = server.memory("RssAnon");
-        if least <= bound && bound != u64::MAX {
-            break;
-        }
+/// Sends the corpus some times, one by one and at once; the server's own memory after each time. (Not the pages of files
+/// that are mapped, which would only hide growth.)
+async fn rounds(server: &Process, corpus: &[Case], times: usize) -> Vec<u64> {
+    let mut memory = Vec::new();
+    for _ in 0..times {
+        one_by_one(server, corpus).await;
+        at_once(server, corpus, 1000).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        memory.push(server.memory("RssAnon"));
     }
-    least
+    println!("{memory:?} bytes");
+    memory
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -199,15 +193,20 @@ async fn hostile_items_of_one_list_fail_alone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_unpacks_beyond_its_bound_is_refused() {
-    let server = Process::start(LIMITS);
-    let before = settled(&server, 0).await;
+    let message_bytes_max = 8 << 20;
+    let bound = message_bytes_max.to_string();
+    let server = Process::start(&[LIMITS, &[("VLJEPA_MESSAGE_BYTES_MAX", &bound)]].concat());
+    let before = server.memory("VmHWM");
     let bomb = ask(file(&vec![0; 200 << 20]), &[]);
     for compression in [tonic::codec::CompressionEncoding::Gzip, tonic::codec::CompressionEncoding::Zstd] {
         let mut client = AnswerServiceClient::new(server.channel().await).send_compressed(compression);
         let status = client.answer(bomb.clone()).await.expect_err("200 MB");
         assert!(matches!(status.code(), Code::OutOfRange | Code::ResourceExhausted), "{status}");
     }
-    println!("{} bytes of {} encoded, {before} bytes before", server.memory("VmHWM"), bomb.encoded_len());
+    let most = server.memory("VmHWM");
+    println!("{before} bytes before, {most} at most");
+    // Buffers double as they grow, and the encoded message is held too.
+    assert!(most < before + 6 * message_bytes_max, "{before} bytes before, {most} at most");
     well(&server).await;
     assert!(!server.log().contains("panicked"), "{}", server.log());
 }

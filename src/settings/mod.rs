@@ -149,6 +149,8 @@ concerns! {
         batch_job_cost_max: usize = 1 << 12, 1..=1 << 32, "VLJEPA_BATCH_JOB_COST_MAX";
         /// Time a batch should take by what earlier ones took, milliseconds; a dearer single request runs alone.
         batch_ms_max: u64 = 250, 1..=600_000, "VLJEPA_BATCH_MS_MAX";
+        /// The same of a batch of jobs, which a query that comes meanwhile waits for, milliseconds.
+        batch_job_ms_max: u64 = 50, 1..=600_000, "VLJEPA_BATCH_JOB_MS_MAX";
         /// Part of what may wait that sessions and jobs together may fill, percent.
         watch_percent_max: usize = 70, 1..=100, "VLJEPA_QUEUE_WATCH_PERCENT_MAX";
         /// Part of what may wait that jobs may fill, percent.

@@ -55,6 +55,8 @@ pub struct Rules {
     pub batch_job_cost_max: usize,
     /// Of one batch, time.
     pub batch_time_max: Duration,
+    /// Of one batch of jobs, time.
+    pub batch_job_time_max: Duration,
     /// Part of the time of others that each class is owed, percent, by class; nothing is owed to the first.
     pub owed_percent: [u32; Class::ALL.len()],
 }
@@ -66,6 +68,7 @@ impl Rules {
             batch_max: Load { items: queue.batch_items_max, cost: queue.batch_cost_max },
             batch_job_cost_max: queue.batch_job_cost_max,
             batch_time_max: Duration::from_millis(queue.batch_ms_max),
+            batch_job_time_max: Duration::from_millis(queue.batch_job_ms_max),
             owed_percent: [0, queue.watch_percent_min as u32, queue.job_percent_min as u32],
         }
     }
@@ -75,6 +78,14 @@ impl Rules {
         match class {
             Class::Interactive | Class::Watch => self.batch_max.cost,
             Class::Job => self.batch_max.cost.min(self.batch_job_cost_max),
+        }
+    }
+
+    /// The longest that a batch of a class should take.
+    fn time_max(&self, class: Class) -> Duration {
+        match class {
+            Class::Interactive | Class::Watch => self.batch_time_max,
+            Class::Job => self.batch_time_max.min(self.batch_job_time_max),
         }
     }
 }
@@ -176,7 +187,7 @@ impl<W> Queue<W> {
             let estimate = pace.estimate(&added);
             let (cost_then, time_then) = (cost + added.tokens(), time + estimate.time);
             let affordable =
-                estimate.measured && cost_then <= self.rules.cost_max(class) && time_then <= self.rules.batch_time_max;
+                estimate.measured && cost_then <= self.rules.cost_max(class) && time_then <= self.rules.time_max(class);
             // Who asks what is computed anyway may come along even with a dear one.
             let fits = entries.len() < self.rules.batch_max.items && (added.tokens() == 0 || room && affordable);
             if !fits && !entries.is_empty() {

@@ -23,6 +23,7 @@ fn rules() -> Rules {
         batch_max: Load { items: 8, cost: 10 },
         batch_job_cost_max: 4,
         batch_time_max: 10_000 * MS,
+        batch_job_time_max: 10_000 * MS,
         owed_percent: [0, 20, 5],
     }
 }
@@ -107,6 +108,10 @@ fn a_batch_takes_no_longer_than_it_should_and_what_is_unmeasured_runs_alone() {
     assert_eq!(batches(rules.clone(), &Pace::default(), &entries), ["a", "b"]);
     let decoded = ('b', Interactive, Cost { decoder: Part { tokens: 1, same: 0 }, ..text(1) }, 200);
     assert_eq!(batches(rules, &pace(), &[query('a', 1), decoded, query('c', 1)]), ["a", "b", "c"]);
+    let rules = Rules { batch_job_time_max: 2 * MS, ..self::rules() };
+    let job = |name| (name, Job, text(1), 200);
+    let entries = [query('a', 1), query('b', 1), query('c', 1), job('d'), job('e'), job('f')];
+    assert_eq!(batches(rules, &pace(), &entries), ["abc", "de", "f"]);
 }
 
 #[test]

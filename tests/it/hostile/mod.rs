@@ -148,7 +148,15 @@ async fn the_corpus_leaves_the_server_as_it_was() {
     // rounds it was 60 to 115 MB, level from the sixth on. So the most of some rounds is compared with the least of some
     // more. What leaks leaks with every round.
     let before = *rounds(&server, &corpus, 6).await.iter().max().expect("some rounds");
-    let after = *rounds(&server, &corpus, 4).await.iter().min().expect("some rounds");
+    let mut after = *rounds(&server, &corpus, 4).await.iter().min().expect("some rounds");
+    // Threads that decoded end after ten idle seconds, and give back what was theirs.
+    for _ in 0..75 {
+        if after <= before + before / 10 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        after = after.min(server.memory("RssAnon"));
+    }
     assert_eq!(well(&server).await, answer);
     println!("of its own: {fresh} bytes fresh, {before} before, {after} after; {} at most", server.memory("VmHWM"));
     assert!(after <= before + before / 10, "{before} bytes before, {after} after");

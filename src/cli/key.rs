@@ -35,8 +35,9 @@ impl Key {
             NewKey::draw(&name, &scopes, expires.as_deref()).map_err(|problem| anyhow::anyhow!(problem))?;
         // The token alone on standard output: what a pipe takes.
         println!("{token}");
+        // Comments of TOML, so that standard error may be appended to the file as it is.
         eprintln!(
-            "\nThe line above is the key; it is kept nowhere. For the server's file of keys (keys.file):\n\n{block}"
+            "\n# The key was printed once and is kept nowhere. For the server's file of keys (keys.file):\n\n{block}"
         );
         Ok(0)
     }

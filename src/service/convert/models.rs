@@ -95,5 +95,10 @@ fn limits(settings: &Settings, facts: &ModelFacts) -> proto::Limits {
         decode_ms_max: media.decode_ms_max,
         decoded_total_bytes_max: media.memory_bytes_max,
         drain_max_ms: service.drain_max_ms,
+        message_elements_max: settings.elements_max() as u64,
+        preface_max_ms: settings.connection.preface_max_ms,
+        idle_max_ms: settings.connection.idle_max_ms,
+        unread_max_ms: settings.connection.unread_max_ms,
+        connection_age_max_ms: settings.connection.age_max_ms,
     }
 }

@@ -144,8 +144,8 @@ async fn the_corpus_leaves_the_server_as_it_was() {
     println!("{} inputs", corpus.len());
     let answer = well(&server).await;
     let fresh = server.memory("RssAnon");
-    // Threads, pools and caches are made as they are first needed, and how many are depends on who meets whom: over 40
-    // rounds it was 60 to 115 MB, level from the sixth on. So the most of some rounds is compared with the least of some
+    // Threads, pools and caches are made as they are first needed, and how many are depends on who meets whom: over 20
+    // rounds it was 60 to 115 MB, level from the eighth on. So the most of some rounds is compared with the least of some
     // more. What leaks leaks with every round.
     let before = *rounds(&server, &corpus, 6).await.iter().max().expect("some rounds");
     let mut after = *rounds(&server, &corpus, 4).await.iter().min().expect("some rounds");

@@ -6,6 +6,7 @@
 
 pub mod cli;
 pub mod engine;
+pub mod jobs;
 pub mod model;
 pub mod nn;
 pub mod service;

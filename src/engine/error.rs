@@ -90,6 +90,55 @@ pub enum EngineError {
     Internal(String),
 }
 
+/// The kinds of error that callers tell apart, as gRPC knows them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Code {
+    /// The request is wrong, and stays so.
+    InvalidArgument,
+    /// What it names is not there.
+    NotFound,
+    /// What it would make is there already.
+    AlreadyExists,
+    /// The world is not as it needs it.
+    FailedPrecondition,
+    /// There is no room now.
+    ResourceExhausted,
+    /// It took too long.
+    DeadlineExceeded,
+    /// Nobody is there to do it.
+    Unavailable,
+    /// A bug.
+    Internal,
+}
+
+impl Code {
+    /// All of them.
+    pub const ALL: [Code; 8] = [
+        Self::InvalidArgument,
+        Self::NotFound,
+        Self::AlreadyExists,
+        Self::FailedPrecondition,
+        Self::ResourceExhausted,
+        Self::DeadlineExceeded,
+        Self::Unavailable,
+        Self::Internal,
+    ];
+
+    /// Its name in gRPC's spelling.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::InvalidArgument => "INVALID_ARGUMENT",
+            Self::NotFound => "NOT_FOUND",
+            Self::AlreadyExists => "ALREADY_EXISTS",
+            Self::FailedPrecondition => "FAILED_PRECONDITION",
+            Self::ResourceExhausted => "RESOURCE_EXHAUSTED",
+            Self::DeadlineExceeded => "DEADLINE_EXCEEDED",
+            Self::Unavailable => "UNAVAILABLE",
+            Self::Internal => "INTERNAL",
+        }
+    }
+}
+
 /// What a client may hear of a long report: status messages travel in headers, whose size is bounded.
 pub fn summary(report: &str) -> String {
     beginning(report, 500)
@@ -108,6 +157,20 @@ fn beginning(text: &str, characters: usize) -> String {
 }
 
 impl EngineError {
+    /// What kind of error it is.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Invalid { .. } | Self::TooLarge { .. } => Code::InvalidArgument,
+            Self::Unknown { .. } | Self::Gone { .. } => Code::NotFound,
+            Self::Present { .. } => Code::AlreadyExists,
+            Self::Missing { .. } | Self::Unfit { .. } => Code::FailedPrecondition,
+            Self::Exhausted { .. } | Self::Overloaded { .. } => Code::ResourceExhausted,
+            Self::DeadlineExceeded => Code::DeadlineExceeded,
+            Self::Stopped => Code::Unavailable,
+            Self::Internal(_) => Code::Internal,
+        }
+    }
+
     /// The same error, its field seen from one level further out: `media` within `items[2]` is `items[2].media`.
     pub fn within(self, outer: &str) -> Self {
         match self {

@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 pub use admission::Load;
 pub use cache::CacheStats;
 pub use cost::Passed;
-pub use error::{EngineError, shortened};
+pub use error::{Code, EngineError, shortened};
 pub use models::{ModelState, Models};
 pub use request::{
     Answer, Call, Choice, Class, Embedded, Full, Manner, Media, MediaFrame, PixelOrder, Question, Timing, Usage,

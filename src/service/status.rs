@@ -7,7 +7,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use super::keys::Refusal;
-use crate::engine::EngineError;
+use crate::engine::{self, EngineError};
 
 /// Who gives the reasons, for programs that talk to many servers.
 const DOMAIN: &str = "vljepa";
@@ -16,52 +16,65 @@ const DOMAIN: &str = "vljepa";
 pub(super) fn status(error: EngineError) -> Status {
     let told = error.to_string();
     let mut details = ErrorDetails::new();
-    let (code, reason) = match &error {
+    let reason = match &error {
         EngineError::Invalid { field, problem } => {
             details.add_bad_request_violation(field, problem);
-            (Code::InvalidArgument, "FIELD_INVALID")
+            "FIELD_INVALID"
         }
         EngineError::TooLarge { .. } => {
             details.add_bad_request_violation("request", &told);
-            (Code::InvalidArgument, "REQUEST_TOO_LARGE")
+            "REQUEST_TOO_LARGE"
         }
         EngineError::Unknown { asked, .. } => {
             details.set_resource_info("model", asked, "", &told);
-            (Code::NotFound, "MODEL_UNKNOWN")
+            "MODEL_UNKNOWN"
         }
         EngineError::Gone { what, name } => {
             details.set_resource_info(*what, name, "", &told);
-            (Code::NotFound, "NAME_UNKNOWN")
+            "NAME_UNKNOWN"
         }
         EngineError::Present { what, name } => {
             details.set_resource_info(*what, name, "", &told);
-            (Code::AlreadyExists, "NAME_TAKEN")
+            "NAME_TAKEN"
         }
         EngineError::Missing { part, .. } => {
             details.add_precondition_failure_violation("part", *part, &told);
-            (Code::FailedPrecondition, "PART_MISSING")
+            "PART_MISSING"
         }
         EngineError::Unfit { subject, problem } => {
             details.add_precondition_failure_violation("state", subject, problem);
-            (Code::FailedPrecondition, "STATE_UNFIT")
+            "STATE_UNFIT"
         }
         EngineError::Exhausted { limit, retry_after, .. } => {
             details.add_quota_failure_violation(*limit, &told).set_retry_info(Some(*retry_after));
-            (Code::ResourceExhausted, "QUOTA_EXHAUSTED")
+            "QUOTA_EXHAUSTED"
         }
         EngineError::Overloaded { retry_after, .. } => {
             details.set_retry_info(Some(*retry_after));
-            (Code::ResourceExhausted, "OVERLOADED")
+            "OVERLOADED"
         }
-        EngineError::DeadlineExceeded => (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"),
-        EngineError::Stopped => (Code::Unavailable, "MODEL_STOPPED"),
+        EngineError::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        EngineError::Stopped => "MODEL_STOPPED",
         EngineError::Internal(cause) => {
             tracing::error!(%cause, "internal error");
-            (Code::Internal, "INTERNAL")
+            "INTERNAL"
         }
     };
     details.set_error_info(reason, DOMAIN, HashMap::new());
-    Status::with_error_details(code, told, details)
+    Status::with_error_details(code(&error), told, details)
+}
+
+fn code(error: &EngineError) -> Code {
+    match error.code() {
+        engine::Code::InvalidArgument => Code::InvalidArgument,
+        engine::Code::NotFound => Code::NotFound,
+        engine::Code::AlreadyExists => Code::AlreadyExists,
+        engine::Code::FailedPrecondition => Code::FailedPrecondition,
+        engine::Code::ResourceExhausted => Code::ResourceExhausted,
+        engine::Code::DeadlineExceeded => Code::DeadlineExceeded,
+        engine::Code::Unavailable => Code::Unavailable,
+        engine::Code::Internal => Code::Internal,
+    }
 }
 
 /// The status of work that comes when the server is about to end.

@@ -235,6 +235,29 @@ concerns! {
         /// Directory of their files, which should be a disk; none: the system's for temporary files.
         directory: Option<PathBuf> = None, FILE, "VLJEPA_UPLOADS_DIRECTORY";
     }
+    /// Batch jobs.
+    jobs: JobSettings {
+        /// Directory of the store of jobs; none: there are no jobs.
+        directory: Option<PathBuf> = None, FILE, "VLJEPA_JOBS_DIRECTORY";
+        /// Directory below which the inputs and outputs of clients' jobs lie; none: clients may not make jobs.
+        root: Option<PathBuf> = None, FILE, "VLJEPA_JOBS_ROOT";
+        /// Jobs that are kept, ended ones included; a further one is refused.
+        items_max: usize = 10_000, 1..=1 << 24, "VLJEPA_JOBS_MAX";
+        /// Shards that are worked on at once, of all jobs together.
+        shards_at_once: usize = 2, 1..=256, "VLJEPA_JOBS_SHARDS_AT_ONCE";
+        /// Shards of one job; an input of more is refused.
+        shards_max: u32 = 1 << 20, 1..=1 << 24, "VLJEPA_JOBS_SHARDS_MAX";
+        /// Input rows of one part.
+        part_rows_max: usize = 1 << 16, 1..=1 << 20, "VLJEPA_JOBS_PART_ROWS_MAX";
+        /// Memory of one part that is being written, bytes; a part that needs more ends its job.
+        part_bytes_max: usize = 256 << 20, 1 << 16..=1 << 32, "VLJEPA_JOBS_PART_BYTES_MAX";
+        /// Media of one shard that are decoded, waiting or computed at once.
+        media_at_once: usize = 32, 1..=1 << 12, "VLJEPA_JOBS_MEDIA_AT_ONCE";
+        /// Texts of one shard that are computed at once.
+        texts_at_once: usize = 256, 1..=1 << 16, "VLJEPA_JOBS_TEXTS_AT_ONCE";
+        /// One line of an input, bytes; a longer one fails as a row.
+        line_bytes_max: usize = 1 << 20, 1 << 10..=1 << 30, "VLJEPA_JOBS_LINE_BYTES_MAX";
+    }
     /// The processor.
     cpu: CpuSettings {
         /// Threads that compute; 0 takes one a core.

@@ -1,0 +1,18 @@
+//! Batch jobs over the engine: a file of rows in, parts of embeddings out, on one machine or on many.
+//!
+//! A job's input is cut into shards, runs of consecutive rows, once and for all ([`Shard`]); each shard becomes one part
+//! of the output, whoever computes it and however often. The truth about jobs and shards stands in a [`Store`]: an
+//! embedded one on one machine, a replicated one for many. What is lost by a crash is at most the shards in work:
+//! a shard counts when its [`Record`] says so, and never twice.
+
+mod job;
+mod row;
+mod shard;
+mod spec;
+pub mod store;
+
+pub use job::{Event, Job, JobId, Plan, Progress, Refused, State};
+pub use row::{Done, Failed, Failure, Fault, Item, MediaFacts, MediaPlace, Ranked, Row};
+pub use shard::{Record, Shard, Staged, StagedFile, Tally};
+pub use spec::{Columns, Format, Input, InputKind, Output, OutputDtype, Rank, Segments, Spec, Vectors};
+pub use store::{Store, StoreError};

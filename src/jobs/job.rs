@@ -1,15 +1,33 @@
 //! A job's life: a plain struct and the events that move it, given the time. Every rule about states is in [`Job::apply`].
 
 use std::fmt;
+use std::time::UNIX_EPOCH;
 
 use serde::{Deserialize, Serialize};
 
 use super::shard::Tally;
 use super::spec::Spec;
 
+/// The time of day, milliseconds since 1970.
+pub(super) fn now_ms() -> u64 {
+    UNIX_EPOCH.elapsed().map_or(0, |since| since.as_millis() as u64)
+}
+
 /// Names a job: 16 letters and digits, of its time of creation first, so that names sort by age.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct JobId(pub String);
+
+impl JobId {
+    /// The name of a job made at `now_ms`; `chance` tells those of one millisecond apart.
+    pub fn new(now_ms: u64, chance: u64) -> Self {
+        // In the order of ASCII, and without letters that look like digits.
+        const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+        let digits = |number: u64, count: u32| {
+            (0..count).rev().map(move |place| char::from(DIGITS[(number >> (5 * place)) as usize & 31]))
+        };
+        Self(digits(now_ms, 9).chain(digits(chance, 7)).collect())
+    }
+}
 
 impl fmt::Display for JobId {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
@@ -90,6 +108,10 @@ pub struct Job {
     pub title: String,
     /// Name of the key that made it; none where keys are not asked for.
     pub owner: Option<String>,
+    /// The caller's own name of the request that made it; may be empty. A second request of that owner and name makes
+    /// no second job.
+    #[serde(default)]
+    pub request_id: String,
     /// What it is asked to do.
     pub spec: Spec,
     /// Where it stands.
@@ -150,6 +172,7 @@ impl Job {
             id,
             title: String::new(),
             owner: None,
+            request_id: String::new(),
             spec,
             state: State::Pending,
             plan: None,
@@ -213,6 +236,14 @@ impl Job {
             self.reason = format!("{failed} rows failed, errors_max is {max}");
         } else if self.plan.as_ref().is_some_and(|plan| plan.shards == self.progress.shards) {
             self.state = State::Succeeded;
+        }
+    }
+
+    /// Whether it may be forgotten: only once nothing happens to it by itself any more.
+    pub fn deletable(&self) -> Result<(), Refused> {
+        match self.state.ended() {
+            true => Ok(()),
+            false => Err(self.refused("be deleted", "cancelled, succeeded or failed")),
         }
     }
 
@@ -302,6 +333,14 @@ mod tests {
         let mut job = job(State::Pending, false);
         job.apply(Event::Planned(Plan { shards: 0, rows: 0, space: String::new() }), 9).expect("allowed");
         assert_eq!(job.state, State::Succeeded);
+    }
+
+    #[test]
+    fn names_sort_by_age() {
+        let times = [0, 1, 31, 32, 1_700_000_000_000, 1_700_000_000_001, (1 << 45) - 1];
+        let names: Vec<JobId> = times.into_iter().map(|now_ms| JobId::new(now_ms, !now_ms)).collect();
+        assert!(names.is_sorted() && names.iter().all(|name| name.0.len() == 16), "{names:?}");
+        assert_ne!(JobId::new(5, 1), JobId::new(5, 2));
     }
 
     #[test]

@@ -5,13 +5,17 @@
 //! embedded one on one machine, a replicated one for many. What is lost by a crash is at most the shards in work:
 //! a shard counts when its [`Record`] says so, and never twice.
 
+mod board;
 mod job;
+mod pace;
 mod row;
 mod shard;
 mod spec;
 pub mod store;
 
+pub use board::{JobPage, JobView, Jobs, NewJob};
 pub use job::{Event, Job, JobId, Plan, Progress, Refused, State};
+pub use pace::{Live, Meter};
 pub use row::{Done, Failed, Failure, Fault, Item, MediaFacts, MediaPlace, Ranked, Row};
 pub use shard::{Record, Shard, Staged, StagedFile, Tally};
 pub use spec::{Columns, Format, Input, InputKind, Output, OutputDtype, Rank, Segments, Spec, Vectors};

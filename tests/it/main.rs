@@ -10,6 +10,7 @@ mod fuzz;
 mod golden;
 mod hostile;
 mod input;
+mod jobs;
 mod load;
 mod model_laws;
 mod preprocess;

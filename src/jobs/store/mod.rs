@@ -2,7 +2,11 @@
 //! replicated bucket for many. Everything that asks twice gets the same answer twice, so that whoever was interrupted
 //! simply does it again.
 
+mod embedded;
+
 use async_trait::async_trait;
+
+pub use embedded::Embedded;
 
 use super::job::{Event, Job, JobId, Plan, Refused};
 use super::shard::{Record, Shard, Staged};
@@ -19,6 +23,12 @@ pub enum StoreError {
     /// The job's state does not allow it.
     #[error(transparent)]
     Refused(#[from] Refused),
+    /// It keeps as many jobs as it may.
+    #[error("{max} jobs are kept, at most {max} may be: delete some that have ended")]
+    Full {
+        /// How many may be.
+        max: usize,
+    },
     /// Another process has it.
     #[error("{place}: another process works with this store; one server or run at a time may")]
     Busy {
@@ -38,8 +48,9 @@ pub enum StoreError {
 /// The truth about jobs. Every change is durable when its call returns.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
-    /// Keeps a new job.
-    async fn create(&self, job: Job) -> Result<(), StoreError>;
+    /// Keeps a new job and returns it. Where a job of the same owner and request id is kept, that one is returned and
+    /// the new one forgotten; a job without request id is always new.
+    async fn create(&self, job: Job) -> Result<Job, StoreError>;
 
     /// One job, with its progress.
     async fn job(&self, id: &JobId) -> Result<Job, StoreError>;

@@ -1,0 +1,5 @@
+//! Batch jobs: the laws of their stores, and what callers see of them.
+
+mod embedded;
+pub mod samples;
+pub mod store_laws;

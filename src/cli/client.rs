@@ -314,6 +314,7 @@ fn embedded(
             frames_decoded: usage.frames_decoded as usize,
             frames_used: usage.frames_used as usize,
             truncated: usage.truncated,
+            clip: None,
         },
         timing: Timing {
             prepare: time(timing.prepare_ms),

@@ -188,6 +188,7 @@ impl Engine {
             frames_decoded: scene.seen.clip.frames_decoded,
             frames_used: scene.seen.clip.frames_used,
             truncated: scene.question.truncated,
+            clip: Some(scene.seen.facts),
         };
         let permit = self.settle(permit, scene.cost().tokens(), call).await?;
         let ahead = self.candidates_ahead(&mut scene, &permit, call).await?;

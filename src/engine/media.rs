@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::error::EngineError;
 use super::memory::{Held, Memory};
 use super::prepare::Wanted;
-use super::request::{Media, MediaFrame, PixelOrder, Question};
+use super::request::{ClipFacts, Media, MediaFrame, PixelOrder, Question};
 use super::seen;
 use super::work::Seen;
 use crate::input::{Clip, Frame, InputError, MediaLimits, Preprocessor, decode_media_while};
@@ -65,12 +65,13 @@ impl Studio {
         let mut maker = Maker { studio: self, wanted, started, held, refusal: None };
         let frames = maker.frames(&question.media)?;
         let frames_bytes = maker.held.bytes();
+        let facts = facts(&frames);
         let clip = preprocessor.clip_while(&frames, &question.sampling, &mut || maker.goes_on(frames_bytes));
         let clip = clip.map_err(|error| maker.told("media", &error))?;
         drop(frames);
         maker.check(size_of_val(clip.pixels.as_slice().unwrap_or_default()) as u64)?;
         let (digest, tokens) = (digest(&clip), tokens_of(&clip));
-        Ok(Seen { clip: Arc::new(clip), digest, tokens, _memory: maker.held })
+        Ok(Seen { clip: Arc::new(clip), digest, tokens, facts, _memory: maker.held })
     }
 }
 
@@ -166,6 +167,12 @@ impl Maker<'_> {
     }
 }
 
+fn facts(frames: &[Frame]) -> ClipFacts {
+    let [width, height] = frames.first().map_or([0; 2], |frame| [frame.width, frame.height]);
+    let duration_ms = frames.last().map_or(0, |frame| frame.pts_ms);
+    ClipFacts { width, height, frames: frames.len() as u64, duration_ms }
+}
+
 /// A fingerprint of the pixels. Whoever finds two equal still compares the clips: this only makes the comparison rare.
 fn digest(clip: &Clip) -> u64 {
     let mut hasher = DefaultHasher::new();
@@ -214,6 +221,7 @@ mod tests {
         let (studio, seen) = made(|_| {}, &wanted);
         let seen = seen.expect("a clip");
         assert_eq!((seen.tokens, studio.memory().held_bytes()), (8, 8 * 3 * 16 * 16 * 4));
+        assert_eq!(seen.facts, ClipFacts { width: 100, height: 100, frames: 8, duration_ms: 280 });
         drop(seen);
         assert_eq!(studio.memory().held_bytes(), 0);
     }

@@ -34,7 +34,8 @@ pub use cost::Passed;
 pub use error::{Code, EngineError, shortened};
 pub use models::{ModelState, Models};
 pub use request::{
-    Answer, Call, Choice, Class, Embedded, Full, Manner, Media, MediaFrame, PixelOrder, Question, Timing, Usage,
+    Answer, Call, Choice, Class, ClipFacts, Embedded, Full, Manner, Media, MediaFrame, PixelOrder, Question, Timing,
+    Usage,
 };
 pub use snapshot::Snapshot;
 pub use trail::{Stage, Steps, Trail};

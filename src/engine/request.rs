@@ -190,6 +190,21 @@ pub struct Usage {
     pub frames_used: usize,
     /// Whether a text was cut to the model's longest.
     pub truncated: bool,
+    /// The clip as it came, if it is about one.
+    pub clip: Option<ClipFacts>,
+}
+
+/// What decoding tells of a picture or a clip.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ClipFacts {
+    /// Pixels in a row of the first frame.
+    pub width: u32,
+    /// Rows of the first frame.
+    pub height: u32,
+    /// Frames there are.
+    pub frames: u64,
+    /// When the last frame is shown, milliseconds since the clip's start.
+    pub duration_ms: u64,
 }
 
 /// Where the time went. A stage that a batch shares counts in full for each of its requests.

@@ -271,7 +271,7 @@ mod tests {
     use super::*;
     use crate::engine::admission::{Admission, Load};
     use crate::engine::memory::Memory;
-    use crate::engine::request::Call;
+    use crate::engine::request::{Call, ClipFacts};
     use crate::input::Frame;
     use crate::model::bundle::Bundle;
     use crate::settings::QueueSettings;
@@ -290,7 +290,8 @@ mod tests {
         let frame = Frame { width: 8, height: 8, rgb: vec![level; 192], pts_ms: 0 };
         let clip = Arc::new(model.preprocessor.clip(&[frame], &Default::default()).expect("a clip"));
         let question = model.tokenize_question(question).expect("tokens");
-        let seen = Seen { clip, digest: level.into(), tokens: 1, _memory: Memory::new(0).hold() };
+        let seen =
+            Seen { clip, digest: level.into(), tokens: 1, facts: ClipFacts::default(), _memory: Memory::new(0).hold() };
         Work::Scene(Scene { seen, question, then })
     }
 
@@ -346,7 +347,7 @@ mod tests {
         let seen = |value: f32, digest: u64| {
             let pixels = ndarray::Array4::from_elem((2, 3, 4, 4), value);
             let clip = Arc::new(Clip { pixels, frames_decoded: 2, frames_used: 2 });
-            Seen { clip, digest, tokens: 1, _memory: Memory::new(0).hold() }
+            Seen { clip, digest, tokens: 1, facts: ClipFacts::default(), _memory: Memory::new(0).hold() }
         };
         let clips = [seen(1.0, 7), seen(2.0, 8), seen(1.0, 7), seen(2.0, 8), seen(3.0, 7)];
         let (kept, which) = distinct(clips.iter(), |a, b| same_clip(a, b));

@@ -9,7 +9,7 @@ use super::admission::Permit;
 use super::cost::{Cost, Part};
 use super::error::EngineError;
 use super::memory::Held;
-use super::request::Timing;
+use super::request::{ClipFacts, Timing};
 use crate::embedding::{Embedding, Ranked};
 use crate::input::{Clip, Tokens};
 use crate::model::decoder::{DecodeOptions, TokenSampling};
@@ -43,6 +43,8 @@ pub struct Seen {
     pub digest: u64,
     /// Tokens that the vision encoder makes of it.
     pub tokens: usize,
+    /// What it was before it was made fit.
+    pub facts: ClipFacts,
     /// The memory it takes, given back with it.
     pub _memory: Held,
 }

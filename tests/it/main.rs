@@ -2,6 +2,7 @@
 
 mod architecture;
 mod bitlinear;
+mod bits_laws;
 mod bundled;
 mod cli;
 mod engine;

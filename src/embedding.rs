@@ -174,11 +174,18 @@ impl Embedding {
     /// The first `dimensions` values, brought to unit length again (Matryoshka). The space keeps its name: it is
     /// the number of dimensions that then tells two lengths apart.
     pub fn shorten(&self, dimensions: usize) -> Result<Self, EmbeddingError> {
+        self.cut(dimensions, true)
+    }
+
+    /// The first `dimensions` values, as they are or, where `normalize` says so, as [`Embedding::shorten`] has them.
+    pub fn cut(&self, dimensions: usize, normalize: bool) -> Result<Self, EmbeddingError> {
         let max = self.values.len();
+        let values = || self.values[..dimensions].to_vec();
         match dimensions {
             _ if dimensions == max => Ok(self.clone()),
-            _ if (1..max).contains(&dimensions) => Ok(Self::normalized(self.values[..dimensions].to_vec(), self.space)),
-            asked => Err(EmbeddingError::Dimensions { asked, max }),
+            _ if !(1..max).contains(&dimensions) => Err(EmbeddingError::Dimensions { asked: dimensions, max }),
+            _ if normalize => Ok(Self::normalized(values(), self.space)),
+            _ => Ok(Self { values: values(), space: self.space }),
         }
     }
 
@@ -318,6 +325,7 @@ mod tests {
     fn a_shortened_embedding_has_unit_length() {
         let short = unit(&[3.0, 4.0, 12.0]).shorten(2).expect("2 of 3");
         assert!((short.values[0] - 0.6).abs() < 1e-6 && (short.values[1] - 0.8).abs() < 1e-6, "{short:?}");
+        assert_eq!(unit(&[3.0, 4.0, 12.0]).cut(2, false).expect("2 of 3").values, [3.0 / 13.0, 4.0 / 13.0]);
         assert!(unit(&[1.0]).shorten(0).is_err());
         assert!(unit(&[1.0]).shorten(2).is_err());
     }

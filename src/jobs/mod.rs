@@ -6,8 +6,10 @@
 //! a shard counts when its [`Record`] says so, and never twice.
 
 mod board;
+pub mod files;
 mod job;
 mod pace;
+pub mod parts;
 mod row;
 mod shard;
 mod spec;

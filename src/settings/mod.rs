@@ -258,6 +258,34 @@ concerns! {
         /// One line of an input, bytes; a longer one fails as a row.
         line_bytes_max: usize = 1 << 20, 1 << 10..=1 << 30, "VLJEPA_JOBS_LINE_BYTES_MAX";
     }
+    /// Outputs of jobs in an object store, `s3://bucket/prefix`, by AWS's own variables; without a key, a token file or a
+    /// container's credentials the machine's role is asked for.
+    objects: ObjectSettings {
+        /// The store, such as https://minio.example.org:9000; none: AWS's own. One of http:// is spoken to without TLS.
+        endpoint: Option<String> = None, TEXT, "AWS_ENDPOINT_URL";
+        /// Region of the bucket.
+        region: Option<String> = None, TEXT, "AWS_REGION";
+        /// Region where AWS_REGION names none; none: us-east-1.
+        default_region: Option<String> = None, TEXT, "AWS_DEFAULT_REGION";
+        /// Name of the key.
+        access_key_id: Option<String> = None, TEXT, "AWS_ACCESS_KEY_ID";
+        /// The key.
+        secret_access_key: Option<Secret> = None, TEXT, "AWS_SECRET_ACCESS_KEY";
+        /// What belongs to a key that is only lent.
+        session_token: Option<Secret> = None, TEXT, "AWS_SESSION_TOKEN";
+        /// Role that the token file stands for.
+        role_arn: Option<String> = None, TEXT, "AWS_ROLE_ARN";
+        /// Name of the session of that role.
+        role_session_name: Option<String> = None, TEXT, "AWS_ROLE_SESSION_NAME";
+        /// File of a token that is exchanged for a key, as Kubernetes mounts it.
+        web_identity_token_file: Option<PathBuf> = None, FILE, "AWS_WEB_IDENTITY_TOKEN_FILE";
+        /// Where a container gets its key, below the address that AWS gives all of them.
+        container_credentials_relative_uri: Option<String> = None, TEXT, "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI";
+        /// Where a container gets its key.
+        container_credentials_full_uri: Option<String> = None, TEXT, "AWS_CONTAINER_CREDENTIALS_FULL_URI";
+        /// File of the token that a container shows for it.
+        container_authorization_token_file: Option<PathBuf> = None, FILE, "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE";
+    }
     /// The processor.
     cpu: CpuSettings {
         /// Threads that compute; 0 takes one a core.

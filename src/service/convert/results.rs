@@ -89,11 +89,7 @@ pub(in crate::service) fn answer(answer: Answer, output: Option<Output>) -> prot
 }
 
 fn embedding_of(embedding: &Embedding, output: Output) -> proto::Embedding {
-    let mut kept = embedding.clone();
-    kept.values.truncate(output.dimensions);
-    if output.normalize && output.dimensions < embedding.values.len() {
-        kept = Embedding::normalized(kept.values, kept.space);
-    }
+    let kept = embedding.cut(output.dimensions, output.normalize).expect("dimensions were checked with the request");
     let dtype = match output.dtype {
         Dtype::F32 => proto::Dtype::F32,
         Dtype::F16 => proto::Dtype::F16,

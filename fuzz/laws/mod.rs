@@ -4,9 +4,11 @@
 mod bundle;
 mod convert;
 mod decode;
+mod line;
 mod ternary;
 
 pub use bundle::bundle;
 pub use convert::convert;
 pub use decode::decode;
+pub use line::line;
 pub use ternary::ternary;

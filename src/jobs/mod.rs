@@ -7,6 +7,7 @@
 
 mod board;
 pub mod files;
+pub mod inputs;
 mod job;
 mod pace;
 pub mod parts;

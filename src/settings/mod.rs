@@ -257,6 +257,10 @@ concerns! {
         texts_at_once: usize = 256, 1..=1 << 16, "VLJEPA_JOBS_TEXTS_AT_ONCE";
         /// One line of an input, bytes; a longer one fails as a row.
         line_bytes_max: usize = 1 << 20, 1 << 10..=1 << 30, "VLJEPA_JOBS_LINE_BYTES_MAX";
+        /// The footer of a Parquet table, which is read whole, bytes.
+        footer_bytes_max: u64 = 64 << 20, 1 << 10..=1 << 30, "VLJEPA_JOBS_FOOTER_BYTES_MAX";
+        /// Memory of the media files of one shard that are read and not answered yet, bytes; a larger one is alone.
+        ahead_bytes_max: usize = 256 << 20, 1 << 16..=1 << 32, "VLJEPA_JOBS_AHEAD_BYTES_MAX";
     }
     /// Outputs of jobs in an object store, `s3://bucket/prefix`, by AWS's own variables; without a key, a token file or a
     /// container's credentials the machine's role is asked for.

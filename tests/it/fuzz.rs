@@ -82,6 +82,13 @@ fn a_bundle_with_any_file_in_it_is_refused_or_answers() {
 }
 
 #[test]
+fn a_line_of_a_job_is_a_row_or_fails_as_one() {
+    let lines =
+        [&b"{\"text\": \"word1\"}"[..], b"{\"id\": 7, \"media\": \"a.gif\", \"question\": \"word1\"}", b"", b"\r"];
+    hold("line", laws::line, lines.map(<[u8]>::to_vec).into(), 3000);
+}
+
+#[test]
 fn packed_ternary_weights_are_what_their_bytes_say() {
     hold("ternary", laws::ternary, vec![vec![0, 0, 0], vec![4, 2, 0, 0x55, 0xAA]], 1000);
 }

@@ -5,6 +5,7 @@
 //! embedded one on one machine, a replicated one for many. What is lost by a crash is at most the shards in work:
 //! a shard counts when its [`Record`] says so, and never twice.
 
+mod attempt;
 mod board;
 pub mod files;
 pub mod inputs;
@@ -16,6 +17,7 @@ mod shard;
 mod spec;
 pub mod store;
 
+pub use attempt::attempt;
 pub use board::{JobPage, JobView, Jobs, NewJob};
 pub use job::{Event, Job, JobId, Plan, Progress, Refused, State};
 pub use pace::{Live, Meter};

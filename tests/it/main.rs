@@ -11,6 +11,7 @@ mod fuzz;
 mod golden;
 mod hostile;
 mod input;
+mod job_attempts;
 mod jobs;
 mod load;
 mod model_laws;

@@ -259,7 +259,8 @@ concerns! {
         line_bytes_max: usize = 1 << 20, 1 << 10..=1 << 30, "VLJEPA_JOBS_LINE_BYTES_MAX";
         /// The footer of a Parquet table, which is read whole, bytes.
         footer_bytes_max: u64 = 64 << 20, 1 << 10..=1 << 30, "VLJEPA_JOBS_FOOTER_BYTES_MAX";
-        /// Memory of the media files of one shard that are read and not answered yet, bytes; a larger one is alone.
+        /// Memory of the media files of one shard that are read and not answered yet, bytes, and the same again of those
+        /// that stand in the input itself; a larger one is alone.
         ahead_bytes_max: usize = 256 << 20, 1 << 16..=1 << 32, "VLJEPA_JOBS_AHEAD_BYTES_MAX";
     }
     /// Outputs of jobs in an object store, `s3://bucket/prefix`, by AWS's own variables; without a key, a token file or a

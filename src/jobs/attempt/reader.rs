@@ -101,7 +101,7 @@ impl Sorter {
             let bytes = match &row.item {
                 Ok(Item::Media { place, .. }) => {
                     let held = match place {
-                        MediaPlace::Bytes(content) => Some(self.runtime.block_on(self.room.hold(content.len()))?),
+                        MediaPlace::Bytes(content) => Some(self.runtime.block_on(self.room.hold(2 * content.len()))?),
                         MediaPlace::File(_) => None,
                     };
                     self.send_lot()?;

@@ -198,7 +198,8 @@ impl Embedder {
     async fn read(&self, path: PathBuf) -> Result<(Vec<u8>, OwnedSemaphorePermit), Stopped> {
         let (root, bytes_max) = (self.root.clone(), self.media_bytes_max);
         let file = blocking(move || root.open(&path, bytes_max)).await?;
-        let held = self.room.hold(file.bytes).await.map_err(Stopped::Job)?;
+        // Twice: the engine gets a copy, for the row may have to ask again.
+        let held = self.room.hold(2 * file.bytes).await.map_err(Stopped::Job)?;
         Ok((blocking(move || file.read()).await?, held))
     }
 

@@ -61,7 +61,19 @@ pub fn rows(
     shard: &Shard,
     files: &Files,
     settings: &Settings,
-) -> Result<Box<dyn Iterator<Item = Result<Row, Fault>> + Send>, Fault> {
+) -> Result<impl Iterator<Item = Result<Row, Fault>> + Send + use<>, Fault> {
+    let index = shard.index;
+    let named = move |fault| match fault {
+        Fault::Broken(told) => Fault::Broken(format!("shard {index}: {told}")),
+        Fault::Stopped => Fault::Stopped,
+    };
+    let rows = unnamed_rows(spec, shard, files, settings).map_err(named)?;
+    Ok(rows.map(move |row| row.map_err(named)))
+}
+
+type Rows = Box<dyn Iterator<Item = Result<Row, Fault>> + Send>;
+
+fn unnamed_rows(spec: &Spec, shard: &Shard, files: &Files, settings: &Settings) -> Result<Rows, Fault> {
     let rules = Rules::new(spec, settings, directory(&spec.input));
     let location = PathBuf::from(&spec.input.location);
     Ok(match spec.input.kind {

@@ -59,8 +59,8 @@ impl Source {
 
     /// The fault of a source that is not what it was when it was planned.
     pub fn changed(&self, shard: &Shard, difference: &str) -> Fault {
-        let Shard { index, start, end, .. } = shard;
-        self.fault(&format!("has changed since it was planned, shard {index}, bytes {start} to {end}: {difference}"))
+        let Shard { start, end, .. } = shard;
+        self.fault(&format!("has changed since it was planned, bytes {start} to {end}: {difference}"))
     }
 
     /// Any fault of a source.

@@ -185,7 +185,6 @@ pub(super) struct TableRows {
     table: Table,
     path: PathBuf,
     rules: Rules,
-    index: u32,
     /// Numbers of the rows that are still to be decoded.
     left: Range<u64>,
     group: Option<Group>,
@@ -204,12 +203,11 @@ impl TableRows {
     pub fn new(path: PathBuf, shard: &Shard, rules: Rules) -> Result<Self, Fault> {
         let table = Table::open(&path, &rules.columns, rules.footer_bytes_max)?;
         if table.digest != shard.digest {
-            let Shard { index, digest, .. } = shard;
-            let difference = format!("SHA-256 of its footer was {digest}, is {}", table.digest);
-            return Err(fault(&path, &format!("has changed since it was planned, shard {index}: {difference}")));
+            let difference = format!("SHA-256 of its footer was {}, is {}", shard.digest, table.digest);
+            return Err(fault(&path, &format!("has changed since it was planned: {difference}")));
         }
         let left = shard.first_row..shard.first_row + shard.rows;
-        Ok(Self { table, path, rules, index: shard.index, left, group: None, decoded: Vec::new() })
+        Ok(Self { table, path, rules, left, group: None, decoded: Vec::new() })
     }
 
     fn advance(&mut self) -> Decoded<()> {
@@ -272,9 +270,8 @@ impl Iterator for TableRows {
             && !self.left.is_empty()
             && let Err(error) = guarded(|| self.advance())
         {
-            let (path, index, row) = (&self.path, self.index, self.left.start);
-            self.left = 0..0;
-            return Some(Err(fault(path, &format!("cannot be read, shard {index}, from row {row} on: {error}"))));
+            let row = std::mem::take(&mut self.left).start;
+            return Some(Err(fault(&self.path, &format!("cannot be read from row {row} on: {error}"))));
         }
         self.decoded.pop().map(Ok)
     }

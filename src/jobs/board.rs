@@ -7,14 +7,19 @@ use std::time::Duration;
 use futures::stream::{self, Stream};
 use rand::TryRngCore;
 use rand::rngs::OsRng;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::job::{Event, Job, JobId, State, now_ms};
+use super::local::Local;
 use super::pace::Live;
+use super::runner::{Only, Runner, Tools, Touched};
+use super::shard::Record;
 use super::spec::Spec;
 use super::store::{Store, StoreError};
+use super::work::Work;
 use crate::engine::{EngineError, Models, shortened};
+use crate::settings::Settings;
 
 /// The least time between two tellings of one job.
 const TELLING: Duration = Duration::from_millis(250);
@@ -22,15 +27,24 @@ const TELLING: Duration = Duration::from_millis(250);
 const FADING: Duration = Duration::from_secs(2);
 /// Jobs that are read from the store at once.
 const PAGE: usize = 256;
+/// Time between two tries of a store that fails, at first and at last.
+const STORE_PAUSE: Duration = Duration::from_secs(1);
+const STORE_PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// The jobs of one process; cheap to clone.
 #[derive(Clone)]
 pub struct Jobs(Arc<Inner>);
 
 struct Inner {
-    models: Models,
+    work: Arc<dyn Work>,
     store: Arc<dyn Store>,
     live: Live,
+    touched: Touched,
+    shards_at_once: usize,
+    /// What a refused caller is told to wait.
+    retry_after: Duration,
+    /// Held while an output is removed: its job is not resumed meanwhile.
+    removing: Mutex<()>,
 }
 
 /// What somebody wants done.
@@ -69,20 +83,55 @@ pub struct JobPage {
 }
 
 impl Jobs {
-    /// The jobs in `store`, worked on by `models`.
+    /// The jobs in `store`, worked off by `models` on this machine's disks.
     pub fn open(models: Models, store: Arc<dyn Store>) -> Self {
-        Self(Arc::new(Inner { models, store, live: Live::default() }))
+        let settings = models.settings().clone();
+        Self::of(Arc::new(Local::new(models)), store, &settings)
+    }
+
+    /// The jobs in `store`, whose work is done by `work`.
+    pub fn of(work: Arc<dyn Work>, store: Arc<dyn Store>, settings: &Settings) -> Self {
+        Self(Arc::new(Inner {
+            work,
+            store,
+            live: Live::default(),
+            touched: Touched::default(),
+            shards_at_once: settings.jobs.shards_at_once,
+            retry_after: Duration::from_millis(settings.service.retry_after_max_ms),
+            removing: Mutex::default(),
+        }))
     }
 
     /// Keeps a new job. A second request of the same owner and request id gets the job of the first.
     pub async fn create(&self, new: NewJob) -> Result<JobView, EngineError> {
-        let NewJob { mut spec, title, owner, request_id } = new;
-        spec.model = self.0.models.entry(&spec.model)?.0;
         let chance = OsRng.try_next_u64();
         let chance = chance.map_err(|error| EngineError::Internal(format!("no random numbers: {error}")))?;
+        let job = self.new_job(new, |_, now_ms| JobId::new(now_ms, chance))?;
+        self.keep(job).await
+    }
+
+    /// Keeps a job whose name follows from what it is asked to do, unless it is kept: asking twice is asking once, here
+    /// and in other processes with stores of their own.
+    pub async fn adopt(&self, new: NewJob) -> Result<JobView, EngineError> {
+        let job = self.new_job(new, |spec, _| JobId::of(spec))?;
+        match self.0.store.job(&job.id).await {
+            Ok(kept) => Ok(self.view(kept)),
+            Err(StoreError::Unknown(_)) => self.keep(job).await,
+            Err(error) => Err(self.told(error)),
+        }
+    }
+
+    fn new_job(&self, new: NewJob, name: impl FnOnce(&Spec, u64) -> JobId) -> Result<Job, EngineError> {
+        let NewJob { mut spec, title, owner, request_id } = new;
+        spec.model = self.0.work.model(&spec.model)?;
         let now_ms = now_ms();
-        let job = Job { title, owner, request_id, ..Job::new(JobId::new(now_ms, chance), spec, now_ms) };
-        Ok(self.view(self.0.store.create(job).await.map_err(|error| self.told(error))?))
+        Ok(Job { title, owner, request_id, ..Job::new(name(&spec, now_ms), spec, now_ms) })
+    }
+
+    async fn keep(&self, job: Job) -> Result<JobView, EngineError> {
+        let job = self.0.store.create(job).await.map_err(|error| self.told(error))?;
+        self.0.touched.touch(&job.id);
+        Ok(self.view(job))
     }
 
     /// One job of `owner`. Without owner any: where keys are not asked for, everybody may do everything.
@@ -145,6 +194,7 @@ impl Jobs {
 
     /// Lets a job go on that is paused or has failed.
     pub async fn resume(&self, id: &JobId, owner: Option<&str>) -> Result<JobView, EngineError> {
+        let _removing = self.0.removing.lock().await;
         self.change(id, owner, Event::Resume).await
     }
 
@@ -155,7 +205,90 @@ impl Jobs {
 
     async fn change(&self, id: &JobId, owner: Option<&str>, event: Event) -> Result<JobView, EngineError> {
         self.get(id, owner).await?;
-        Ok(self.view(self.0.store.change(id, event).await.map_err(|error| self.told(error))?))
+        let job = self.0.store.change(id, event).await.map_err(|error| self.told(error))?;
+        self.0.touched.touch(id);
+        Ok(self.view(job))
+    }
+
+    /// Forgets a job that has ended, and removes its output first if that is to go, too.
+    pub async fn delete(&self, id: &JobId, owner: Option<&str>, delete_output: bool) -> Result<(), EngineError> {
+        let _removing = self.0.removing.lock().await;
+        let job = self.get(id, owner).await?.job;
+        job.deletable().map_err(|refused| self.told(refused.into()))?;
+        // Parts that were computed when it ended are still being written.
+        let mut moved = self.0.live.changes();
+        while self.0.live.works(id) {
+            _ = moved.changed().await;
+        }
+        if delete_output {
+            self.0.work.clear(&job).await?;
+        }
+        self.0.store.delete(id).await.map_err(|error| self.told(error))?;
+        self.0.touched.touch(id);
+        Ok(())
+    }
+
+    /// How many jobs are in each state.
+    pub async fn states(&self) -> Result<[(State, usize); State::ALL.len()], EngineError> {
+        let (mut counts, mut after) = (State::ALL.map(|state| (state, 0)), None);
+        loop {
+            let page = self.0.store.jobs(after.as_ref(), PAGE).await.map_err(|error| self.told(error))?;
+            let Some(last) = page.last() else { return Ok(counts) };
+            after = Some(last.id.clone());
+            for job in &page {
+                counts.iter_mut().filter(|(state, _)| *state == job.state).for_each(|(_, count)| *count += 1);
+            }
+        }
+    }
+
+    pub(super) fn work(&self) -> &dyn Work {
+        &*self.0.work
+    }
+
+    /// At most `max` shards from number `from` on, each with its rows that failed in a part that is written.
+    pub(super) async fn written(&self, id: &JobId, from: u32, max: usize) -> Result<Vec<(u32, u64)>, EngineError> {
+        let shards = self.0.store.shards(id, from, max).await.map_err(|error| self.told(error))?;
+        let failed = |record: Option<Record>| {
+            record.filter(|record| record.settled).map_or(0, |record| record.staged.tally.failed)
+        };
+        Ok(shards.into_iter().map(|(shard, record)| (shard.index, failed(record))).collect())
+    }
+
+    /// Works the jobs off until `shutdown`; what is in work then is given up and done anew by whoever goes on. A store
+    /// that fails is tried again.
+    pub async fn run(&self, shutdown: impl Future<Output = ()>) {
+        tokio::pin!(shutdown);
+        let mut pause = STORE_PAUSE;
+        loop {
+            let began = Instant::now();
+            let Err(error) = self.runner(None).run(&mut shutdown).await else { return };
+            if began.elapsed() > STORE_PAUSE_MAX {
+                pause = STORE_PAUSE;
+            }
+            tracing::error!("jobs stand still, next try in {} s: {error}", pause.as_secs());
+            tokio::select! {
+                () = &mut shutdown => return,
+                () = sleep(pause) => pause = (pause * 2).min(STORE_PAUSE_MAX),
+            }
+        }
+    }
+
+    /// Works one job off, all shards or `only` some, until nothing more is to be done here or until `shutdown`, and
+    /// tells how it stands then.
+    pub async fn finish(
+        &self,
+        id: &JobId,
+        only: Option<Only>,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<JobView, EngineError> {
+        self.runner(only).finish(id, shutdown).await.map_err(|error| self.told(error))?;
+        self.get(id, None).await
+    }
+
+    fn runner(&self, only: Option<Only>) -> Runner {
+        let Inner { store, work, live, .. } = &*self.0;
+        let tools = Tools { store: store.clone(), work: work.clone(), live: live.clone(), only };
+        Runner::new(tools, self.0.touched.clone(), self.0.shards_at_once)
     }
 
     fn view(&self, job: Job) -> JobView {
@@ -177,11 +310,9 @@ impl Jobs {
                 subject: format!("job {}", refused.id),
                 problem: format!("{}, cannot {}: must be {}", refused.state.name(), refused.asked, refused.allowed),
             },
-            StoreError::Full { max } => EngineError::Exhausted {
-                limit: "jobs.items_max",
-                max: max as u64,
-                retry_after: Duration::from_millis(self.0.models.settings().service.retry_after_max_ms),
-            },
+            StoreError::Full { max } => {
+                EngineError::Exhausted { limit: "jobs.items_max", max: max as u64, retry_after: self.0.retry_after }
+            }
             StoreError::Busy { ref place } => EngineError::Unfit { subject: place.clone(), problem: error.to_string() },
             StoreError::Broken { place, problem } => EngineError::Unfit { subject: place, problem },
         }
@@ -238,3 +369,6 @@ impl Watching {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

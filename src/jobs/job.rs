@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::UNIX_EPOCH;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::shard::Tally;
 use super::spec::Spec;
@@ -20,13 +21,23 @@ pub struct JobId(pub String);
 impl JobId {
     /// The name of a job made at `now_ms`; `chance` tells those of one millisecond apart.
     pub fn new(now_ms: u64, chance: u64) -> Self {
-        // In the order of ASCII, and without letters that look like digits.
-        const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
-        let digits = |number: u64, count: u32| {
-            (0..count).rev().map(move |place| char::from(DIGITS[(number >> (5 * place)) as usize & 31]))
-        };
-        Self(digits(now_ms, 9).chain(digits(chance, 7)).collect())
+        Self(digits(now_ms, 9) + &digits(chance, 7))
     }
+
+    /// The name of the job that does just this: the same whoever makes it, and whenever.
+    pub fn of(spec: &Spec) -> Self {
+        let spec = serde_json::to_vec(spec).expect("its keys are strings, its numbers finite");
+        let digest = Sha256::digest(spec);
+        let number = |bytes: &[u8]| bytes.iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
+        Self(digits(number(&digest[..8]), 9) + &digits(number(&digest[8..16]), 7))
+    }
+}
+
+/// The last `count` digits of a number to the base 32.
+fn digits(number: u64, count: u32) -> String {
+    // In the order of ASCII, and without letters that look like digits.
+    const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+    (0..count).rev().map(|place| char::from(DIGITS[(number >> (5 * place)) as usize & 31])).collect()
 }
 
 impl fmt::Display for JobId {
@@ -341,6 +352,10 @@ mod tests {
         let names: Vec<JobId> = times.into_iter().map(|now_ms| JobId::new(now_ms, !now_ms)).collect();
         assert!(names.is_sorted() && names.iter().all(|name| name.0.len() == 16), "{names:?}");
         assert_ne!(JobId::new(5, 1), JobId::new(5, 2));
+        let spec = job(State::Pending, false).spec;
+        let other = Spec { question: Some("what?".into()), ..spec.clone() };
+        assert_eq!(JobId::of(&spec), JobId::of(&spec.clone()));
+        assert_ne!(JobId::of(&spec), JobId::of(&other));
     }
 
     #[test]

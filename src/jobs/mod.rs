@@ -7,21 +7,34 @@
 
 mod attempt;
 mod board;
+pub mod commit;
+mod errors;
+#[cfg(test)]
+mod fake;
 pub mod files;
 pub mod inputs;
 mod job;
+mod local;
 mod pace;
 pub mod parts;
 mod row;
+mod runner;
+pub mod seen;
 mod shard;
 mod spec;
 pub mod store;
+mod turns;
+mod work;
 
 pub use attempt::attempt;
 pub use board::{JobPage, JobView, Jobs, NewJob};
+pub use errors::ErrorsPage;
 pub use job::{Event, Job, JobId, Plan, Progress, Refused, State};
+pub use local::Local;
 pub use pace::{Live, Meter};
 pub use row::{Done, Failed, Failure, Fault, Item, MediaFacts, MediaPlace, Ranked, Row};
+pub use runner::Only;
 pub use shard::{Record, Shard, Staged, StagedFile, Tally};
 pub use spec::{Columns, Format, Input, InputKind, Output, OutputDtype, Rank, Segments, Spec, Vectors};
 pub use store::{Store, StoreError};
+pub use work::Work;

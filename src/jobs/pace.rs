@@ -120,6 +120,11 @@ impl Live {
         }
     }
 
+    /// Whether a shard of the job is in work.
+    pub fn works(&self, job: &JobId) -> bool {
+        self.moving().get(job).is_some_and(|one| !one.shards.is_empty())
+    }
+
     /// Sees a new value whenever anything moves.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.0.changes.subscribe()

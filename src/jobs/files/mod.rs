@@ -110,12 +110,33 @@ impl Files {
                 return Ok(());
             }
         }
-        let marker = self.blocking_read_all(MARKER)?;
-        let marker: Marker = serde_json::from_slice(&marker)
-            .map_err(|error| Fault::Broken(format!("{}/{MARKER}: {error}", self.location)))?;
-        match marker.job == *job {
+        let owner = self.blocking_owner()?;
+        match owner == *job {
             true => Ok(()),
-            false => Err(Fault::Broken(format!("{} holds the output of job {}", self.location, marker.job))),
+            false => Err(Fault::Broken(format!("{} holds the output of job {owner}", self.location))),
+        }
+    }
+
+    fn blocking_owner(&self) -> Result<JobId, Fault> {
+        let marker: Marker = serde_json::from_slice(&self.blocking_read_all(MARKER)?)
+            .map_err(|error| Fault::Broken(format!("{}/{MARKER}: {error}", self.location)))?;
+        Ok(marker.job)
+    }
+
+    /// The job whose own the place is, if it is any's.
+    pub async fn owner(&self) -> Result<Option<JobId>, Fault> {
+        self.blocking(|files| match files.blocking_size(MARKER)? {
+            Some(_) => files.blocking_owner().map(Some),
+            None => Ok(None),
+        })
+        .await
+    }
+
+    /// Makes the place nobody's own if a job has made nothing in it that counts.
+    pub async fn release(&self) -> Result<(), Fault> {
+        match self.list().await?.iter().any(|name| is_output(name)) {
+            true => Ok(()),
+            false => self.clear().await,
         }
     }
 

@@ -89,11 +89,19 @@ async fn what_is_given_up_goes_and_what_is_kept_stays() {
 #[tokio::test]
 async fn an_output_is_of_one_job() {
     for (files, kept) in places("claimed") {
+        assert_eq!(files.owner().await, Ok(None));
         files.claim(&job("a")).await.expect("nobody has it");
         files.claim(&job("a")).await.expect("it is its own");
+        assert_eq!(files.owner().await, Ok(Some(job("a"))));
         let refused = files.claim(&job("b")).await.expect_err("it is another's").to_string();
         assert_eq!(refused, format!("output.location: {} holds the output of job a", files.location()));
+        files.put("_input.jsonl", b"{}\n".to_vec()).await.expect("there is room");
+        files.release().await.expect("nothing counts");
+        assert_eq!((files.owner().await, files.list().await), (Ok(None), Ok(vec![])));
+        files.claim(&job("a")).await.expect("nobody has it");
         files.publish(&staged(&files, "one", &[("part-00000.jsonl", b"row\n")]).await).await.expect("nothing is wrong");
+        files.release().await.expect("it stays");
+        assert_eq!(files.owner().await, Ok(Some(job("a"))), "a part counts");
         files.clear().await.expect("it all goes");
         assert_eq!(files.list().await, Ok(vec![]));
         assert!(!kept.path().join("a/out").exists(), "an empty directory is of no use");

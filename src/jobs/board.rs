@@ -38,6 +38,8 @@ pub struct Jobs(Arc<Inner>);
 struct Inner {
     work: Arc<dyn Work>,
     store: Arc<dyn Store>,
+    /// Whether this process works jobs off.
+    here: bool,
     live: Live,
     touched: Touched,
     shards_at_once: usize,
@@ -89,11 +91,23 @@ impl Jobs {
         Self::of(Arc::new(Local::new(models)), store, &settings)
     }
 
+    /// The jobs in `store`, worked off by other processes, which share it: [`Jobs::run`] does nothing here. `models` are
+    /// those that may be asked for.
+    pub fn elsewhere(models: Models, store: Arc<dyn Store>) -> Self {
+        let settings = models.settings().clone();
+        Self::new(Arc::new(Local::new(models)), store, &settings, false)
+    }
+
     /// The jobs in `store`, whose work is done by `work`.
     pub fn of(work: Arc<dyn Work>, store: Arc<dyn Store>, settings: &Settings) -> Self {
+        Self::new(work, store, settings, true)
+    }
+
+    fn new(work: Arc<dyn Work>, store: Arc<dyn Store>, settings: &Settings, here: bool) -> Self {
         Self(Arc::new(Inner {
             work,
             store,
+            here,
             live: Live::default(),
             touched: Touched::default(),
             shards_at_once: settings.jobs.shards_at_once,
@@ -257,6 +271,9 @@ impl Jobs {
     /// Works the jobs off until `shutdown`; what is in work then is given up and done anew by whoever goes on. A store
     /// that fails is tried again.
     pub async fn run(&self, shutdown: impl Future<Output = ()>) {
+        if !self.0.here {
+            return shutdown.await;
+        }
         tokio::pin!(shutdown);
         let mut pause = STORE_PAUSE;
         loop {
@@ -292,6 +309,11 @@ impl Jobs {
     }
 
     fn view(&self, job: Job) -> JobView {
+        match job.state {
+            _ if self.0.here => {}
+            State::Running => self.0.live.elsewhere(&job.id, job.progress.tally.rows()),
+            _ => self.0.live.forget(&job.id),
+        }
         let (in_work, rows_per_second) = self.0.live.of(&job.id);
         let rows = job.plan.as_ref().map_or(0, |plan| plan.rows);
         // A shard is told as settled a moment before its meter goes.

@@ -7,6 +7,8 @@
 
 mod attempt;
 mod board;
+#[cfg(feature = "nats")]
+pub mod cluster;
 pub mod commit;
 mod errors;
 #[cfg(test)]

@@ -85,6 +85,14 @@ struct Inner {
 struct Moving {
     pace: Pace,
     shards: HashMap<u32, Meter>,
+    /// Rows in parts, of a job that others work on.
+    settled: u64,
+}
+
+impl Moving {
+    fn new(now: Instant, settled: u64) -> Self {
+        Self { pace: Pace::new(now), shards: HashMap::new(), settled }
+    }
 }
 
 impl Live {
@@ -93,9 +101,18 @@ impl Live {
         let meter = Meter { rows: Arc::default(), of: Some((job.clone(), self.clone())) };
         let mut moving = self.moving();
         let one = moving.entry(job.clone());
-        let one = one.or_insert_with(|| Moving { pace: Pace::new(Instant::now()), shards: HashMap::new() });
+        let one = one.or_insert_with(|| Moving::new(Instant::now(), 0));
         one.shards.insert(shard, meter.clone());
         meter
+    }
+
+    /// So many rows of a job that others work on are in parts by now: its pace is that of its parts.
+    pub fn elsewhere(&self, job: &JobId, settled: u64) {
+        let now = Instant::now();
+        let mut moving = self.moving();
+        let one = moving.entry(job.clone()).or_insert_with(|| Moving::new(now, settled));
+        one.pace.add(now, settled.saturating_sub(one.settled));
+        one.settled = settled;
     }
 
     /// It is settled, or given up.
@@ -110,6 +127,11 @@ impl Live {
     pub fn rest(&self, job: &JobId) {
         self.moving().remove(job);
         self.0.changes.send_modify(|changes| *changes += 1);
+    }
+
+    /// A job that others work on rests or has ended.
+    pub fn forget(&self, job: &JobId) {
+        self.moving().remove(job);
     }
 
     /// Rows of a job that are through and in no part, and rows a second.
@@ -163,6 +185,19 @@ mod tests {
         let told = changed.rows_per_second(began + Duration::from_secs(200));
         assert!(told < 0.01, "{told} although nothing came for long");
         assert_eq!(Pace::new(began).rows_per_second(began), 0.0);
+    }
+
+    #[test]
+    fn the_pace_of_others_is_that_of_their_parts() {
+        let (live, job) = (Live::default(), JobId("a".into()));
+        live.elsewhere(&job, 500);
+        assert_eq!(live.of(&job).1, 0.0, "what was there before is no pace");
+        std::thread::sleep(Duration::from_millis(20));
+        live.elsewhere(&job, 700);
+        assert!(live.of(&job).1 > 10.0);
+        assert_eq!(live.of(&job).0, 0, "nothing is in work here");
+        live.forget(&job);
+        assert_eq!(live.of(&job), (0, 0.0));
     }
 
     #[test]

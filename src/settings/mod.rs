@@ -291,6 +291,31 @@ concerns! {
         /// File of the token that a container shows for it.
         container_authorization_token_file: Option<PathBuf> = None, FILE, "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE";
     }
+    /// Jobs shared by many machines through NATS JetStream. The same on every machine of a cluster.
+    cluster: ClusterSettings {
+        /// Servers of the queue, such as nats://one:4222,nats://two:4222; none: jobs stay on this machine.
+        url: Option<String> = None, TEXT, "VLJEPA_QUEUE";
+        /// First word of all names that the cluster has in the queue: clusters of different names do not see each other.
+        name: String = "vljepa".into(), Bounds::Text("letters, digits and dashes"), "VLJEPA_CLUSTER_NAME";
+        /// File of the credentials shown to the queue, as NATS makes it.
+        credentials: Option<PathBuf> = None, FILE, "VLJEPA_QUEUE_CREDENTIALS";
+        /// Token shown to the queue.
+        token: Option<Secret> = None, TEXT, "VLJEPA_QUEUE_TOKEN";
+        /// Authorities that may vouch for the queue's servers; with them, only TLS is spoken.
+        ca: Option<PathBuf> = None, FILE, "VLJEPA_QUEUE_CA";
+        /// Servers that keep a copy of everything in the queue; taken when a cluster first uses the queue.
+        replicas: usize = 1, 1..=5, "VLJEPA_QUEUE_REPLICAS";
+        /// Time after which a shard of a worker that is not heard of goes to another one, milliseconds.
+        lease_ms: u64 = 30_000, 500..=3_600_000, "VLJEPA_QUEUE_LEASE_MS";
+        /// Times that a shard is handed out; then its job fails.
+        deliveries_max: u64 = 5, 1..=1000, "VLJEPA_QUEUE_DELIVERIES_MAX";
+        /// Shards of one job that are handed out or wait in the queue at once.
+        shards_ahead: usize = 256, 1..=1 << 16, "VLJEPA_QUEUE_SHARDS_AHEAD";
+        /// Time between looks whether the queue holds what it should, milliseconds.
+        reconcile_ms: u64 = 5_000, 50..=600_000, "VLJEPA_QUEUE_RECONCILE_MS";
+        /// Time that the queue is asked again while it does not answer, milliseconds.
+        patience_ms: u64 = 30_000, 100..=3_600_000, "VLJEPA_QUEUE_PATIENCE_MS";
+    }
     /// The processor.
     cpu: CpuSettings {
         /// Threads that compute; 0 takes one a core.

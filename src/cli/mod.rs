@@ -15,10 +15,14 @@ mod fault;
 mod inspect;
 mod key;
 mod log;
+#[cfg(feature = "nats")]
+mod queue;
 mod serve;
 mod settings;
 mod train;
 mod verify;
+#[cfg(feature = "nats")]
+mod worker;
 mod world;
 
 use std::io::Read;
@@ -63,6 +67,9 @@ struct CommandLine {
 enum Command {
     /// Serves the model over gRPC.
     Serve(serve::Serve),
+    /// Works on batch jobs from a queue that many machines share.
+    #[cfg(feature = "nats")]
+    Worker(worker::Worker),
     /// Asks a question about images or clips.
     Ask(ask::Ask),
     /// Shows the embeddings of answers or of texts.
@@ -130,6 +137,8 @@ impl Command {
     fn flags(&self) -> Vec<Flag> {
         match self {
             Self::Serve(serve) => serve.flags(),
+            #[cfg(feature = "nats")]
+            Self::Worker(worker) => worker.flags(),
             Self::Ask(ask) => ask.source.flags(),
             Self::Embed(embed) => embed.source.flags(),
             _ => vec![],
@@ -142,6 +151,8 @@ impl Command {
             Self::Key(key) => key.run(),
             Self::Settings(show) => show.run(&effective),
             Self::Serve(serve) => serve.run(settings),
+            #[cfg(feature = "nats")]
+            Self::Worker(worker) => worker.run(settings),
             Self::Ask(ask) => ask.run(&settings),
             Self::Embed(embed) => embed.run(&settings),
             Self::Demo(demo) => demo.run(settings),

@@ -9,6 +9,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::bundle::BundlesArgs;
 use super::log::Log;
+#[cfg(feature = "nats")]
+use super::queue::Shared;
 use super::{runtime, start_models};
 use crate::service::{self, Listeners};
 use crate::settings::{Effective, Flag, Settings};
@@ -33,6 +35,11 @@ pub(super) struct Serve {
     /// Serve only bearers of the keys in this file; `vljepa key new` makes them.
     #[arg(long, value_name = "FILE")]
     keys: Option<PathBuf>,
+    /// Take batch jobs for workers on other machines, through the queue of these servers, such as
+    /// nats://one:4222,nats://two:4222.
+    #[cfg(feature = "nats")]
+    #[arg(long, value_name = "URL,..")]
+    queue: Option<String>,
     #[command(flatten)]
     bundles: BundlesArgs,
 }
@@ -50,7 +57,10 @@ impl Serve {
             Flag::named("--addr", "server.addr", self.addr),
             Flag::named("--admin-addr", "server.admin_addr", self.admin_addr),
         ];
-        addresses.into_iter().flatten().chain(files).collect()
+        let flags = addresses.into_iter().flatten().chain(files);
+        #[cfg(feature = "nats")]
+        let flags = flags.chain(Flag::named("--queue", "cluster.url", self.queue.as_deref()));
+        flags.collect()
     }
 
     pub(super) fn run(self, settings: Settings) -> anyhow::Result<i32> {
@@ -61,8 +71,11 @@ impl Serve {
         service::check_files(&settings)?;
         let (asked, admin_asked) = (settings.server.addr, settings.server.admin_addr);
         let (secured, insecure) = (secured(&settings), insecure(&settings));
-        let models = start_models(self.bundles.open(&settings)?, settings)?;
         let runtime = runtime()?;
+        // Before a model is loaded: the queue may not be there.
+        #[cfg(feature = "nats")]
+        let shared = runtime.block_on(Shared::open(&settings))?;
+        let models = start_models(self.bundles.open(&settings)?, settings)?;
         let served = runtime.block_on(async {
             let listener = TcpListener::bind(asked).await.with_context(|| format!("server.addr {asked}"))?;
             let addr = listener.local_addr()?;
@@ -76,6 +89,11 @@ impl Serve {
             let names: Vec<String> = models.all().into_iter().map(|(name, _)| name).collect();
             #[cfg(debug_assertions)]
             super::fault::panic_by_signal(models.clone())?;
+            #[cfg(feature = "nats")]
+            let _reconciling = match shared {
+                Some(shared) => Some(shared.reconcile(&models).await?),
+                None => None,
+            };
             println!("serving {} on {addr}{secured}", names.join(", "));
             service::serve(Listeners { calls: listener, admin }, models, ended_by_signal()?).await?;
             anyhow::Ok(())
@@ -87,7 +105,7 @@ impl Serve {
 }
 
 /// The listener for metrics and probes, which no key protects.
-async fn listen_for_admin(asked: SocketAddr) -> anyhow::Result<TcpListener> {
+pub(super) async fn listen_for_admin(asked: SocketAddr) -> anyhow::Result<TcpListener> {
     let listener = TcpListener::bind(asked).await.with_context(|| format!("server.admin_addr {asked}"))?;
     let addr = listener.local_addr()?;
     if !addr.ip().is_loopback() {
@@ -125,7 +143,7 @@ fn insecure(settings: &Settings) -> Vec<&'static str> {
 }
 
 /// Resolves at the first SIGINT or SIGTERM; the second one ends the process.
-fn ended_by_signal() -> anyhow::Result<impl Future<Output = ()>> {
+pub(super) fn ended_by_signal() -> anyhow::Result<impl Future<Output = ()>> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut next = async move || {

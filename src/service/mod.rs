@@ -34,6 +34,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic::transport::Server;
 use tonic_web::GrpcWebLayer;
@@ -47,7 +48,7 @@ use keyed::Keyed;
 use keys::Keys;
 use seen::{Admin, Seen, States, Traces};
 use services::Services;
-use shutdown::Drain;
+use shutdown::{Drain, Phase};
 use tls::Tls;
 
 pub use files::FileError;
@@ -135,6 +136,18 @@ pub async fn serve(
         traces.end().await;
     }
     outcome
+}
+
+/// Answers metrics and probes on `listener`, for ever: for a process that has models and serves no calls.
+pub async fn serve_admin(listener: TcpListener, models: Models) {
+    let settings = models.settings();
+    let (connections, budget) =
+        (Connections::new(&settings.connection), Budget::new(settings.service.inflight_bytes_max));
+    // Dropped, it would be the end of serving.
+    let (_serving, phase) = watch::channel(Phase::Serving);
+    let health = health::Health::new(models.clone(), vec![], phase);
+    let states = States::new(connections, budget, Seen::new(&[], None));
+    Admin::new(models, health, states).serve(listener).await;
 }
 
 /// What tonic and hyper bound themselves; `connection.rs` has the rest.

@@ -5,6 +5,8 @@ mod bitlinear;
 mod bits_laws;
 mod bundled;
 mod cli;
+#[cfg(feature = "nats")]
+mod cluster;
 mod engine;
 mod faults;
 mod fuzz;

@@ -1,14 +1,16 @@
 //! What callers may do with jobs: [`Jobs`], which the service and the commands hold. It knows whose a job is, and adds
 //! to what the store keeps of it how it moves just now.
 
-use std::sync::Arc;
+mod watching;
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::stream::{self, Stream};
 use rand::TryRngCore;
 use rand::rngs::OsRng;
-use tokio::sync::{Mutex, watch};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep};
 
 use super::job::{Event, Job, JobId, State, now_ms};
 use super::local::Local;
@@ -20,11 +22,8 @@ use super::store::{Store, StoreError};
 use super::work::Work;
 use crate::engine::{EngineError, Models, shortened};
 use crate::settings::Settings;
+use watching::Watching;
 
-/// The least time between two tellings of one job.
-const TELLING: Duration = Duration::from_millis(250);
-/// The most, while it runs: its pace fades although nothing happens.
-const FADING: Duration = Duration::from_secs(2);
 /// Jobs that are read from the store at once.
 const PAGE: usize = 256;
 /// Time between two tries of a store that fails, at first and at last.
@@ -45,8 +44,8 @@ struct Inner {
     shards_at_once: usize,
     /// What a refused caller is told to wait.
     retry_after: Duration,
-    /// Held while an output is removed: its job is not resumed meanwhile.
-    removing: Mutex<()>,
+    /// Jobs whose outputs are being removed: these are not resumed meanwhile.
+    removing: Mutex<HashSet<JobId>>,
 }
 
 /// What somebody wants done.
@@ -188,16 +187,8 @@ impl Jobs {
         owner: Option<&str>,
     ) -> Result<impl Stream<Item = Result<JobView, EngineError>> + Send + use<>, EngineError> {
         self.get(id, owner).await?;
-        let watching = Watching {
-            id: id.clone(),
-            owner: owner.map(String::from),
-            stored: self.0.store.changes(),
-            moved: self.0.live.changes(),
-            jobs: self.clone(),
-            told: None,
-            looked: None,
-            over: false,
-        };
+        let (stored, moved) = (self.0.store.changes(), self.0.live.changes());
+        let watching = Watching::new(self.clone(), id, owner, stored, moved);
         Ok(stream::unfold(watching, async |mut watching| Some((watching.next().await?, watching))))
     }
 
@@ -208,7 +199,8 @@ impl Jobs {
 
     /// Lets a job go on that is paused or has failed.
     pub async fn resume(&self, id: &JobId, owner: Option<&str>) -> Result<JobView, EngineError> {
-        let _removing = self.0.removing.lock().await;
+        self.get(id, owner).await?;
+        let _kept = self.alone_with(id)?;
         self.change(id, owner, Event::Resume).await
     }
 
@@ -226,7 +218,8 @@ impl Jobs {
 
     /// Forgets a job that has ended, and removes its output first if that is to go, too.
     pub async fn delete(&self, id: &JobId, owner: Option<&str>, delete_output: bool) -> Result<(), EngineError> {
-        let _removing = self.0.removing.lock().await;
+        self.get(id, owner).await?;
+        let _kept = self.alone_with(id)?;
         let job = self.get(id, owner).await?.job;
         job.deletable().map_err(|refused| self.told(refused.into()))?;
         // Parts that were computed when it ended are still being written.
@@ -240,6 +233,17 @@ impl Jobs {
         self.0.store.delete(id).await.map_err(|error| self.told(error))?;
         self.0.touched.touch(id);
         Ok(())
+    }
+
+    /// Keeps others from resuming and deleting a job.
+    fn alone_with(&self, id: &JobId) -> Result<Alone<'_>, EngineError> {
+        match self.0.removing().insert(id.clone()) {
+            true => Ok(Alone { inner: &self.0, id: id.clone() }),
+            false => Err(EngineError::Unfit {
+                subject: format!("job {id}"),
+                problem: "somebody else is resuming or deleting it".into(),
+            }),
+        }
     }
 
     /// How many jobs are in each state.
@@ -335,61 +339,34 @@ impl Jobs {
             StoreError::Full { max } => {
                 EngineError::Exhausted { limit: "jobs.items_max", max: max as u64, retry_after: self.0.retry_after }
             }
-            StoreError::Busy { ref place } => EngineError::Unfit { subject: place.clone(), problem: error.to_string() },
+            StoreError::Busy { place } => {
+                EngineError::Unfit { subject: place, problem: "another process works with this store".into() }
+            }
             StoreError::Broken { place, problem } => EngineError::Unfit { subject: place, problem },
         }
     }
 }
 
+impl Inner {
+    fn removing(&self) -> MutexGuard<'_, HashSet<JobId>> {
+        self.removing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Somebody who resumes or deletes a job, and nobody else does.
+struct Alone<'a> {
+    inner: &'a Inner,
+    id: JobId,
+}
+
+impl Drop for Alone<'_> {
+    fn drop(&mut self) {
+        self.inner.removing().remove(&self.id);
+    }
+}
+
 fn gone(id: &JobId) -> EngineError {
     EngineError::Gone { what: "job", name: shortened(&id.0) }
-}
-
-/// Somebody who is told of a job.
-struct Watching {
-    id: JobId,
-    owner: Option<String>,
-    jobs: Jobs,
-    stored: watch::Receiver<u64>,
-    moved: watch::Receiver<u64>,
-    told: Option<JobView>,
-    looked: Option<Instant>,
-    over: bool,
-}
-
-impl Watching {
-    async fn next(&mut self) -> Option<Result<JobView, EngineError>> {
-        if self.over {
-            return None;
-        }
-        loop {
-            if let Some(looked) = self.looked {
-                sleep_until(looked + TELLING).await;
-            }
-            self.looked = Some(Instant::now());
-            // First: what changes while it is read is read again.
-            self.stored.mark_unchanged();
-            self.moved.mark_unchanged();
-            let view = match self.jobs.get(&self.id, self.owner.as_deref()).await {
-                Ok(view) => view,
-                Err(error) => {
-                    self.over = true;
-                    return Some(Err(error));
-                }
-            };
-            if self.told.as_ref() != Some(&view) {
-                self.over = view.job.state.ended();
-                self.told = Some(view.clone());
-                return Some(Ok(view));
-            }
-            tokio::select! {
-                // The jobs here hold both senders.
-                _ = self.stored.changed() => {}
-                _ = self.moved.changed() => {}
-                () = sleep(FADING), if view.rows_per_second > 0.0 => {}
-            }
-        }
-    }
 }
 
 #[cfg(test)]

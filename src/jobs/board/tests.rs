@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use async_trait::async_trait;
 use futures::StreamExt;
 use tempfile::TempDir;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
+use super::watching::TELLING;
 use super::*;
 use crate::jobs::fake::{Fake, Fate, part, spec};
 use crate::jobs::store::Embedded;
@@ -146,6 +147,21 @@ async fn only_what_has_ended_is_deleted_with_its_output_if_that_is_to_go() {
     let states = jobs.states().await.expect("it is readable");
     assert_eq!(states.iter().map(|(_, count)| count).sum::<usize>(), 1);
     assert_eq!(states[0], (State::Pending, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_is_not_resumed_while_it_is_deleted() {
+    let (_directory, fake, jobs) = house(Fake::free(2));
+    fake.doom(0, Fate::Fails(Fault::Broken("why".into())));
+    let id = made(&jobs, "a", None).await;
+    jobs.finish(&id, None, std::future::pending()).await.expect("the store is well");
+    {
+        let _deleting = jobs.alone_with(&id).expect("nobody else does");
+        let refused = jobs.resume(&id, None).await.expect_err("it is being deleted");
+        assert_eq!(refused.to_string(), format!("job {id}: somebody else is resuming or deleting it"));
+        assert!(jobs.delete(&id, None, true).await.is_err());
+    }
+    jobs.resume(&id, None).await.expect("nobody deletes it any more");
 }
 
 #[tokio::test(start_paused = true)]

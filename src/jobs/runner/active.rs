@@ -172,3 +172,102 @@ impl Active {
         Some(shard)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::jobs::fake::spec;
+    use crate::jobs::{JobId, Plan, Rank};
+
+    fn active(state: State, stage: Stage) -> Active {
+        let mut job = Job::new(JobId("a".into()), spec(Rank::Normal), 5);
+        job.state = state;
+        job.plan = (state != State::Pending).then(|| Plan { shards: 3, rows: 30, space: String::new() });
+        Active { stage, ..Active::new(job) }
+    }
+
+    fn shards(count: u32) -> Vec<(Shard, Option<Record>)> {
+        let shard = |index| Shard { index, first_row: 0, rows: 1, start: 0, end: 0, digest: String::new() };
+        (0..count).map(|index| (shard(index), None)).collect()
+    }
+
+    #[test]
+    fn what_is_next_in_every_state_and_stage() {
+        use Next::{GiveUp, Idle, Leave, Shards, Wait, Whole};
+        use Step::{Plan, Recover, Tidy};
+        // By stage: nothing under way; steps under way; the same, given up and through.
+        let table = [
+            (State::Pending, Stage::Taken, Whole(Plan), Wait, Leave),
+            (State::Running, Stage::Taken, Whole(Recover), Wait, Leave),
+            (State::Running, Stage::Ready, Shards, Shards, Leave),
+            (State::Paused, Stage::Taken, Leave, GiveUp, Leave),
+            (State::Paused, Stage::Ready, Leave, GiveUp, Leave),
+            (State::Cancelling, Stage::Taken, Whole(Recover), Wait, Leave),
+            (State::Cancelling, Stage::Ready, Idle, GiveUp, Leave),
+            (State::Cancelled, Stage::Ready, Whole(Tidy), GiveUp, Whole(Tidy)),
+            (State::Cancelled, Stage::Tidy, Leave, GiveUp, Leave),
+            (State::Succeeded, Stage::Ready, Whole(Tidy), GiveUp, Whole(Tidy)),
+            (State::Failed, Stage::Taken, Whole(Tidy), GiveUp, Whole(Tidy)),
+            (State::Failed, Stage::Tidy, Leave, GiveUp, Leave),
+        ];
+        for (state, stage, idle, busy, stopped) in table {
+            let mut active = active(state, stage);
+            assert_eq!(active.next(None), idle, "{state:?} {stage:?}");
+            active.steps = 1;
+            assert_eq!(active.next(None), busy, "{state:?} {stage:?} with steps under way");
+            active.stop.cancel();
+            assert_eq!(active.next(None), Wait, "{state:?} {stage:?} given up");
+            active.steps = 0;
+            assert_eq!(active.next(None), stopped, "{state:?} {stage:?} given up and through");
+            active.gone = true;
+            assert_eq!(active.next(None), Next::Done, "{state:?} {stage:?} forgotten");
+        }
+        let mut unplanned = active(State::Cancelling, Stage::Taken);
+        unplanned.job.plan = None;
+        assert_eq!(unplanned.next(None), Idle, "nothing was ever written");
+    }
+
+    #[test]
+    fn no_shard_is_begun_while_it_rests_or_is_tidied() {
+        let mut tired = active(State::Running, Stage::Ready);
+        (tired.tired, tired.next) = (true, 3);
+        tired.waiting.extend(shards(1).into_iter().map(|(shard, _)| shard));
+        tired.stop.cancel();
+        assert_eq!((tired.next(None), tired.ready()), (Next::Whole(Step::Rest), false));
+        tired.begin_whole(Step::Rest);
+        assert_eq!((tired.next(None), tired.ready(), tired.stop.is_cancelled()), (Next::Wait, false, false));
+        tired.steps = 0;
+        tired.end(Step::Rest);
+        assert_eq!((tired.next(None), tired.ready()), (Next::Leave, false), "and begins anew");
+
+        let mut tidied = active(State::Failed, Stage::Ready);
+        tidied.begin_whole(Step::Tidy);
+        tidied.job.state = State::Running;
+        assert_eq!((tidied.next(None), tidied.ready()), (Next::Wait, false), "resumed meanwhile");
+        tidied.steps = 0;
+        tidied.end(Step::Tidy);
+        assert_eq!(tidied.next(None), Next::Leave, "and begins anew");
+    }
+
+    #[test]
+    fn shards_are_read_in_order_and_not_many_ahead() {
+        let (mut active, count) = (active(State::Running, Stage::Ready), WAITING_MAX as u32 + 2);
+        active.job.plan.as_mut().expect("it is cut").shards = count;
+        let mut begun = Vec::new();
+        while active.ready() {
+            if let Some(shard) = active.begin_shard() {
+                begun.push(shard.index);
+                continue;
+            }
+            let from = active.unread().expect("it is ready");
+            active.read(shards(count).split_off(from as usize), None);
+            assert!(active.waiting.len() <= WAITING_MAX);
+        }
+        assert_eq!(begun, Vec::from_iter(0..count));
+        assert_eq!(active.steps, begun.len());
+        let only = Some(Only { index: 0, count: 2 });
+        assert_eq!(active.next(only), Next::Shards, "they are under way");
+        active.steps = 0;
+        assert_eq!(active.next(only), Next::Done, "the rest is of others");
+    }
+}

@@ -25,8 +25,8 @@ use crate::jobs::samples::{job, spec};
 use crate::tiny::{BERT, bundle};
 
 /// Texts of one shard: so many that it takes a while.
-const ROWS_A_PART: u64 = 500;
-const SHARDS: u64 = 30;
+const ROWS_A_PART: u64 = 300;
+const SHARDS: u64 = 20;
 
 /// Everything that a job is done with, in a folder of its own.
 struct Fleet {
@@ -185,7 +185,7 @@ impl Drop for Process {
 }
 
 async fn until(store: &Replicated, id: &JobId, what: &str, fits: impl Fn(&Job) -> bool) -> Job {
-    let until = tokio::time::Instant::now() + Duration::from_secs(100);
+    let until = tokio::time::Instant::now() + Duration::from_secs(300);
     loop {
         let job = store.job(id).await.expect("it is there");
         if fits(&job) {

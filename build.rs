@@ -2,9 +2,10 @@
 
 use std::{env, error::Error, path::PathBuf};
 
-const FILES: [&str; 4] = [
+const FILES: [&str; 5] = [
     "vljepa/v1/answer_service.proto",
     "vljepa/v1/embedding_service.proto",
+    "vljepa/v1/job_service.proto",
     "vljepa/v1/media_service.proto",
     "vljepa/v1/model_service.proto",
 ];

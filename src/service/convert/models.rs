@@ -60,7 +60,7 @@ pub(in crate::service) fn model(name: &str, engine: &Engine) -> proto::Model {
 }
 
 fn limits(settings: &Settings, facts: &ModelFacts) -> proto::Limits {
-    let Settings { media, text, queue, service, uploads, .. } = settings;
+    let Settings { media, text, queue, service, uploads, jobs, .. } = settings;
     proto::Limits {
         message_bytes_max: service.message_bytes_max as u64,
         media_bytes_max: media.bytes_max as u64,
@@ -100,5 +100,10 @@ fn limits(settings: &Settings, facts: &ModelFacts) -> proto::Limits {
         idle_max_ms: settings.connection.idle_max_ms,
         unread_max_ms: settings.connection.unread_max_ms,
         connection_age_max_ms: settings.connection.age_max_ms,
+        jobs_max: jobs.items_max as u32,
+        job_part_rows_max: jobs.part_rows_max as u32,
+        job_parts_max: jobs.shards_max,
+        job_part_bytes_max: jobs.part_bytes_max as u64,
+        job_line_bytes_max: jobs.line_bytes_max as u64,
     }
 }

@@ -7,8 +7,8 @@ use anyhow::{Context, ensure};
 use tokio::task::JoinHandle;
 
 use crate::engine::Models;
-use crate::jobs::Local;
 use crate::jobs::cluster::{Reconciler, Replicated};
+use crate::jobs::{Jobs, Local};
 use crate::settings::Settings;
 
 /// The store that a server shares with others.
@@ -27,6 +27,11 @@ impl Shared {
         ensure!(settings.jobs.directory.is_none(), both);
         let store = Replicated::open(settings).await.context("cluster.url")?;
         Ok(Some(Self(store)))
+    }
+
+    /// The jobs in it, which workers do.
+    pub(super) fn jobs(&self, models: &Models) -> Jobs {
+        Jobs::elsewhere(models.clone(), Arc::new(self.0.clone()))
     }
 
     /// Begins to look after the queue.

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Context;
 use tokio::net::TcpListener;
@@ -12,8 +13,10 @@ use super::log::Log;
 #[cfg(feature = "nats")]
 use super::queue::Shared;
 use super::{runtime, start_models};
-use crate::service::{self, Listeners};
-use crate::settings::{Effective, Flag, Settings};
+use crate::jobs::Jobs;
+use crate::jobs::store::{Embedded, Store};
+use crate::service::{self, Listeners, Served};
+use crate::settings::{Effective, Flag, JobSettings, Settings};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Serve {
@@ -40,6 +43,12 @@ pub(super) struct Serve {
     #[cfg(feature = "nats")]
     #[arg(long, value_name = "URL,..")]
     queue: Option<String>,
+    /// Work on batch jobs, and keep them in this directory; one server at a time may use it.
+    #[arg(long, value_name = "DIR")]
+    jobs: Option<PathBuf>,
+    /// Let clients make jobs whose inputs and outputs lie below this directory.
+    #[arg(long, value_name = "DIR")]
+    jobs_root: Option<PathBuf>,
     #[command(flatten)]
     bundles: BundlesArgs,
 }
@@ -51,6 +60,8 @@ impl Serve {
             ("--tls-key", "tls.key", &self.tls_key),
             ("--tls-client-ca", "tls.client_ca", &self.tls_client_ca),
             ("--keys", "keys.file", &self.keys),
+            ("--jobs", "jobs.directory", &self.jobs),
+            ("--jobs-root", "jobs.root", &self.jobs_root),
         ];
         let files = files.into_iter().filter_map(|(flag, key, file)| Flag::file(flag, key, file.as_deref()));
         let addresses = [
@@ -71,11 +82,16 @@ impl Serve {
         service::check_files(&settings)?;
         let (asked, admin_asked) = (settings.server.addr, settings.server.admin_addr);
         let (secured, insecure) = (secured(&settings), insecure(&settings));
+        // Before a model is loaded: another server may have the store.
+        let store = store(&settings)?;
         let runtime = runtime()?;
         // Before a model is loaded: the queue may not be there.
         #[cfg(feature = "nats")]
         let shared = runtime.block_on(Shared::open(&settings))?;
         let models = start_models(self.bundles.open(&settings)?, settings)?;
+        let jobs = store.map(|store| Jobs::open(models.clone(), store));
+        #[cfg(feature = "nats")]
+        let jobs = jobs.or_else(|| shared.as_ref().map(|shared| shared.jobs(&models)));
         let served = runtime.block_on(async {
             let listener = TcpListener::bind(asked).await.with_context(|| format!("server.addr {asked}"))?;
             let addr = listener.local_addr()?;
@@ -95,13 +111,25 @@ impl Serve {
                 None => None,
             };
             println!("serving {} on {addr}{secured}", names.join(", "));
-            service::serve(Listeners { calls: listener, admin }, models, ended_by_signal()?).await?;
+            let served = Served { models, jobs };
+            service::serve(Listeners { calls: listener, admin }, served, ended_by_signal()?).await?;
             anyhow::Ok(())
         });
         // Connections that hang must not hold the exit.
         runtime.shutdown_background();
         served.map(|()| 0)
     }
+}
+
+/// The store of jobs, if there are to be any.
+fn store(settings: &Settings) -> anyhow::Result<Option<Arc<dyn Store>>> {
+    let JobSettings { directory, root, items_max, .. } = &settings.jobs;
+    if let Some(root) = root {
+        anyhow::ensure!(root.is_dir(), "jobs.root {}: is no directory", root.display());
+    }
+    let Some(directory) = directory else { return Ok(None) };
+    let store = Embedded::open(directory, *items_max).context("jobs.directory")?;
+    Ok(Some(Arc::new(store)))
 }
 
 /// The listener for metrics and probes, which no key protects.

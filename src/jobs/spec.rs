@@ -55,6 +55,19 @@ pub enum InputKind {
     Parquet,
 }
 
+impl InputKind {
+    /// How an input is read unless somebody says it: `.jsonl` and `.ndjson` as lines, `.parquet` as a table, all else as
+    /// media files.
+    pub fn of(location: &str) -> Self {
+        let ending = location.rsplit_once('.').map_or("", |(_, ending)| ending);
+        match &*ending.to_ascii_lowercase() {
+            "jsonl" | "ndjson" => Self::Jsonl,
+            "parquet" => Self::Parquet,
+            _ => Self::Files,
+        }
+    }
+}
+
 /// Names of the columns of a Parquet file, and of the fields of a JSON line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Columns {

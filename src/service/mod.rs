@@ -16,6 +16,7 @@ mod embedding;
 mod files;
 mod health;
 mod inflight;
+mod jobs;
 mod keyed;
 pub mod keys;
 mod media;
@@ -40,6 +41,7 @@ use tonic::transport::Server;
 use tonic_web::GrpcWebLayer;
 
 use crate::engine::Models;
+use crate::jobs::Jobs;
 use crate::settings::{ConnectionSettings, Settings};
 use call::Calls;
 use connections::Connections;
@@ -55,6 +57,9 @@ pub use files::FileError;
 #[doc(hidden)]
 pub use refusals::{Refusal, refusals};
 pub use shutdown::ServeError;
+
+/// Time that the runner of jobs gets to write down where it is.
+const RUNNER_END_MAX: Duration = Duration::from_secs(5);
 
 /// The generated code of package vljepa.v1; the comments are in proto/.
 #[allow(missing_docs, unused_qualifications, clippy::all, clippy::too_many_lines)]
@@ -73,6 +78,20 @@ pub struct Listeners {
     pub admin: Option<TcpListener>,
 }
 
+/// What a server serves.
+pub struct Served {
+    /// The models that answer.
+    pub models: Models,
+    /// Its jobs, which are worked on while it serves; none without a store of them.
+    pub jobs: Option<Jobs>,
+}
+
+impl From<Models> for Served {
+    fn from(models: Models) -> Self {
+        Self { models, jobs: None }
+    }
+}
+
 impl From<TcpListener> for Listeners {
     fn from(calls: TcpListener) -> Self {
         Self { calls, admin: None }
@@ -88,20 +107,22 @@ pub fn check_files(settings: &Settings) -> Result<(), FileError> {
 
 /// Serves on `listeners` until `shutdown` resolves or the thread of a model panics.
 ///
-/// Then health says NOT_SERVING, the drain delay passes, nothing new is taken, and what is in flight may finish
-/// until the drain bound. Fails if the transport does, if a model's thread panicked, or if a setting cannot be meant.
+/// Then health says NOT_SERVING, the drain delay passes, nothing new is taken, jobs in work are given up, to go on where
+/// they were when their store is opened again, and what is in flight may finish until the drain bound. Fails if the
+/// transport does, if a model's thread panicked, or if a setting cannot be meant.
 pub async fn serve(
     listeners: impl Into<Listeners>,
-    models: Models,
+    served: impl Into<Served>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     let Listeners { calls, admin } = listeners.into();
+    let Served { models, jobs } = served.into();
     let settings = models.settings().clone();
     let (tls, keys) = (Tls::open(&settings)?, Keys::open(&settings)?);
     let drain = Drain::new(&settings);
     let (connections, budget) =
         (Connections::new(&settings.connection), Budget::new(settings.service.inflight_bytes_max));
-    let Services { routes, bounds, health } = services::all(&models, &drain);
+    let Services { routes, bounds, health } = services::all(&models, jobs.clone(), &drain);
     let traces = Traces::start(&settings.traces).map_err(ServeError::Traces)?.map(Arc::new);
     let seen = Seen::new(&described::SERVED, traces.clone());
     let server = transport(&settings.connection)
@@ -124,14 +145,23 @@ pub async fn serve(
     aside.spawn(connections.clone().look_after(drain.phase()));
     if let Some(listener) = admin {
         let states = States::new(connections.clone(), budget, seen);
-        aside.spawn(Admin::new(models.clone(), health, states).serve(listener));
+        let served = Served { models: models.clone(), jobs: jobs.clone() };
+        aside.spawn(Admin::new(served, health, states).serve(listener));
     }
     let (incoming, refused) = (connections.incoming(calls), drain.refused());
     let serving: Pin<Box<dyn Future<Output = _> + Send>> = match tls {
         Some(tls) => Box::pin(server.serve_with_incoming_shutdown(tls.secured(incoming), refused)),
         None => Box::pin(server.serve_with_incoming_shutdown(incoming, refused)),
     };
+    let runner = jobs.map(|jobs| {
+        let refused = drain.refused();
+        tokio::spawn(async move { jobs.run(refused).await })
+    });
     let outcome = drain.run(serving, models, shutdown).await;
+    if let Some(runner) = runner {
+        // What is asked of the store is short; whatever it does not come to is done anew.
+        drop(tokio::time::timeout(RUNNER_END_MAX, runner).await);
+    }
     if let Some(traces) = traces {
         traces.end().await;
     }

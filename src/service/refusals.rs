@@ -8,7 +8,8 @@ use tonic_types::StatusExt;
 use super::convert::{self, Checked};
 use super::proto::stream_predict_request::Message as Asked;
 use super::proto::{
-    AnswerRequest, EncodeTextRequest, PredictRequest, StreamPredictOpen, StreamPredictRequest, UploadMediaHeader,
+    AnswerRequest, CreateJobRequest, EncodeTextRequest, PredictRequest, StreamPredictOpen, StreamPredictRequest,
+    UploadMediaHeader,
 };
 use super::status::status;
 use crate::engine::{EngineError, Models};
@@ -60,6 +61,11 @@ pub fn refusals(bytes: &[u8], models: &Models) -> Vec<Refusal> {
     }
     if let Ok(header) = UploadMediaHeader::decode(bytes) {
         found.extend(convert::promise(header).err());
+    }
+    if let Ok(request) = CreateJobRequest::decode(bytes) {
+        let settings = models.settings();
+        let target = convert::Target { model: "".into(), dimensions: engine.dimensions(), settings };
+        found.extend(convert::asked_job(request, None, &target).err());
     }
     found.into_iter().map(refusal).collect()
 }

@@ -5,14 +5,17 @@ use tonic::server::NamedService;
 use tonic::service::Routes;
 use tonic_health::pb::health_server::{self, HealthServer};
 
+use super::convert::Grounds;
 use super::health::Health;
 use super::proto::answer_service_server::AnswerServiceServer;
 use super::proto::embedding_service_server::EmbeddingServiceServer;
+use super::proto::job_service_server::JobServiceServer;
 use super::proto::media_service_server::MediaServiceServer;
 use super::proto::model_service_server::ModelServiceServer;
 use super::shutdown::Drain;
-use super::{answer, embedding, media, models, proto};
+use super::{answer, embedding, jobs, media, models, proto};
 use crate::engine::Models;
+use crate::jobs::Jobs;
 
 /// All services.
 pub(super) struct Services {
@@ -22,8 +25,8 @@ pub(super) struct Services {
     pub(super) health: Health,
 }
 
-/// The services of `models`.
-pub(super) fn all(models: &Models, drain: &Drain) -> Services {
+/// The services of `models`, and of `jobs` if there are any.
+pub(super) fn all(models: &Models, jobs: Option<Jobs>, drain: &Drain) -> Services {
     let settings = &models.settings().service;
     let (large, small) = (settings.message_bytes_max, settings.small_message_bytes_max);
     let mut routes = Routes::builder();
@@ -54,6 +57,9 @@ pub(super) fn all(models: &Models, drain: &Drain) -> Services {
     let chunk = small.max(models.settings().uploads.chunk_bytes_max + (1 << 10));
     serve!(bounded!(MediaServiceServer, media::MediaFiles(models.clone()), chunk), chunk);
     serve!(bounded!(ModelServiceServer, models::Models(models.clone()), small), small);
+    let grounds = Grounds::new(models.settings());
+    let calls = jobs::JobCalls { jobs, models: models.clone(), grounds, phase: drain.phase() };
+    serve!(bounded!(JobServiceServer, calls, small), small);
     let described = "the descriptors are made by the build";
     serve!(reflection().build_v1().expect(described), small);
     // Python's clients still ask for this one.

@@ -241,6 +241,9 @@ concerns! {
         directory: Option<PathBuf> = None, FILE, "VLJEPA_JOBS_DIRECTORY";
         /// Directory below which the inputs and outputs of clients' jobs lie; none: clients may not make jobs.
         root: Option<PathBuf> = None, FILE, "VLJEPA_JOBS_ROOT";
+        /// URLs of object stores below which clients' outputs may lie, separated by commas (`s3://bucket/jobs`); none:
+        /// nowhere but below the directory.
+        urls: Option<String> = None, TEXT, "VLJEPA_JOBS_URLS";
         /// Jobs that are kept, ended ones included; a further one is refused.
         items_max: usize = 10_000, 1..=1 << 24, "VLJEPA_JOBS_MAX";
         /// Shards that are worked on at once, of all jobs together.

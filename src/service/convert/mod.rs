@@ -1,6 +1,7 @@
 //! From protobuf to the engine's plain structs and back: all validation, every refusal with field, value and
 //! bound.
 
+mod jobs;
 mod media;
 mod models;
 mod results;
@@ -20,6 +21,9 @@ use crate::model::decoder::{DecodeOptions, TokenSampling};
 use crate::settings::Settings;
 use media::{media_of, sampling_of};
 
+pub(super) use jobs::{
+    Grounds, Target, asked as asked_job, errors_page, job, job_errors, job_id, job_owner, job_page, jobs, new_job,
+};
 pub(super) use models::{model, model_place, passing};
 pub(super) use results::{answer, encoded_texts, prediction, predictions, reply};
 pub(super) use stream::{Opening, Whole, opening, stream_item, whole};

@@ -18,6 +18,8 @@ use tokio::task::JoinSet;
 use super::metrics::recorder;
 use super::states::States;
 use crate::engine::Models;
+use crate::jobs::Jobs;
+use crate::service::Served;
 use crate::service::health::Health;
 
 /// Connections at once; further ones wait to be accepted.
@@ -41,13 +43,15 @@ const UPKEEP: Duration = Duration::from_secs(5);
 /// Answers metrics and probes.
 pub(in crate::service) struct Admin {
     models: Models,
+    jobs: Option<Jobs>,
     health: Health,
     states: States,
 }
 
 impl Admin {
-    pub fn new(models: Models, health: Health, states: States) -> Self {
-        Self { models, health, states }
+    pub fn new(served: impl Into<Served>, health: Health, states: States) -> Self {
+        let Served { models, jobs } = served.into();
+        Self { models, jobs, health, states }
     }
 
     /// Answers on `listener` until it is dropped.
@@ -91,7 +95,7 @@ impl Admin {
             _ if !matches!(*method, Method::GET | Method::HEAD) => (StatusCode::METHOD_NOT_ALLOWED, String::new()),
             "/livez" => told(!self.models.panicked(), "a model's thread panicked\n"),
             "/readyz" => told(self.health.serving().await, "draining, or a model shows no life\n"),
-            _ => self.metrics(),
+            _ => self.metrics().await,
         };
         let kind = match path {
             "/metrics" => "text/plain; version=0.0.4; charset=utf-8",
@@ -107,10 +111,16 @@ impl Admin {
         response
     }
 
-    fn metrics(&self) -> (StatusCode, String) {
+    async fn metrics(&self) -> (StatusCode, String) {
+        let jobs = match &self.jobs {
+            Some(jobs) => {
+                jobs.states().await.inspect_err(|error| tracing::warn!(%error, "jobs cannot be counted")).ok()
+            }
+            None => None,
+        };
         // Without the recorder, which another part of the process has taken, the states are still true.
         let events = recorder().map(|recorder| recorder.render()).unwrap_or_default();
-        (StatusCode::OK, events + &self.states.text(&self.models))
+        (StatusCode::OK, events + &self.states.text(&self.models, jobs.as_ref().map(|counts| &counts[..])))
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::Seen;
 use crate::engine::{Load, Models, Passed, Snapshot};
+use crate::jobs::State;
 use crate::service::connections::Connections;
 use crate::service::inflight::Budget;
 
@@ -27,10 +28,14 @@ impl States {
         Self { started: SystemTime::now(), connections, budget, seen }
     }
 
-    /// All of them, as they are now.
-    pub fn text(&self, models: &Models) -> String {
+    /// All of them, as they are now; `jobs` by state, if their store could be read.
+    pub fn text(&self, models: &Models, jobs: Option<&[(State, usize)]>) -> String {
         let mut page = Page::default();
         engines(&mut page, models);
+        if let Some(jobs) = jobs {
+            let counts = jobs.iter().map(|(state, count)| ([("state", state.name().into())], *count as f64));
+            page.all(("vljepa_jobs", "gauge", "Jobs that are kept, by state"), counts);
+        }
         page.one(("vljepa_connections", "gauge", "Connections that are open"), self.connections.count() as f64);
         page.one(("vljepa_calls_in_flight", "gauge", "Calls that have not ended"), self.seen.calls_open() as f64);
         let about = "Messages of all calls, in and not answered or out and not written, bytes";

@@ -1,5 +1,7 @@
 //! Where a command's answers come from: an engine in this process, or a server.
 
+mod jobs;
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -19,6 +21,8 @@ use crate::service::proto::media::Source as MediaSource;
 use crate::service::proto::media_service_client::MediaServiceClient;
 use crate::service::proto::upload_media_request::Message as Sent;
 use crate::settings::{ClientSettings, Flag, Settings};
+
+pub(super) use jobs::{Changes, RemoteJobs};
 
 /// How long a server may be silent: while it is connected to, before it is pinged, and before a ping is answered.
 const SILENCE: Duration = Duration::from_secs(5);

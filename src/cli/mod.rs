@@ -13,6 +13,7 @@ mod evaluate;
 #[cfg(debug_assertions)]
 mod fault;
 mod inspect;
+mod job;
 mod key;
 mod log;
 #[cfg(feature = "nats")]
@@ -86,6 +87,9 @@ enum Command {
     Verify(verify::Verify),
     /// Writes clips of the generator, and questions about them, as files.
     World(world::World),
+    /// Batch jobs: embeds many files or texts, on a server or in this process, and goes on after any interruption.
+    #[command(subcommand)]
+    Job(job::Job),
     /// Makes keys for callers of a server.
     #[command(subcommand)]
     Key(key::Key),
@@ -141,6 +145,7 @@ impl Command {
             Self::Worker(worker) => worker.flags(),
             Self::Ask(ask) => ask.source.flags(),
             Self::Embed(embed) => embed.source.flags(),
+            Self::Job(job) => job.flags(),
             _ => vec![],
         }
     }
@@ -156,6 +161,7 @@ impl Command {
             Self::Ask(ask) => ask.run(&settings),
             Self::Embed(embed) => embed.run(&settings),
             Self::Demo(demo) => demo.run(settings),
+            Self::Job(job) => job.run(settings),
             Self::Train(train) => train.run(&settings),
             Self::Evaluate(evaluate) => evaluate.run(&settings),
             Self::Inspect(inspect) => inspect.run(&settings),

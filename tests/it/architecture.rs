@@ -32,7 +32,7 @@ const PLACES: &[(&[&str], &[&str])] = &[
     (&["image", "fast_image_resize", "tokenizers"], &["input"]),
     (
         &["tonic", "tonic_prost", "tonic_health", "tonic_reflection", "tonic_types"],
-        &["service", "cli/client.rs", "cli/bench/load"],
+        &["service", "cli/client.rs", "cli/client", "cli/bench/load"],
     ),
     (&["prost", "prost_types", "tower", "tower_http", "tonic_web", "http", "http_body", "bytes"], &["service"]),
     (&["tokio", "tokio_stream"], &["jobs", "engine", "service", "cli"]),
@@ -235,6 +235,7 @@ fn faults_are_found() {
         ("engine/a.rs", "let x = image::open(y);", true),
         ("cli/a.rs", "use tonic::Status;", true),
         ("cli/client.rs", "use tonic::Status;", false),
+        ("cli/client/jobs.rs", "use tonic::Status;", false),
         ("cli/bench/load/a.rs", "use tonic::Status;", false),
         ("cli/bench/loader.rs", "use tonic::Status;", true),
         ("model/a.rs", "let x = unsafe { y() };", true),

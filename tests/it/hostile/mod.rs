@@ -1,6 +1,7 @@
 //! Hostile input against a server in a process of its own: a corpus with meaning, all of it at once, and oddities
 //! below gRPC. After it the server answers as before, has not panicked anywhere, and its memory is back.
 
+mod jobs;
 pub mod media;
 mod requests;
 mod wire;
@@ -139,7 +140,10 @@ async fn well(server: &Process) -> proto::AnswerResponse {
 async fn the_corpus_leaves_the_server_as_it_was() {
     // The allocator keeps pages for a while, and those of a thread that sleeps until it wakes. Here it is to give them
     // back at once, so that what is left is what the server holds.
-    let server = Process::start(&[LIMITS, &[("MIMALLOC_PURGE_DELAY", "0")]].concat());
+    let folder = tempfile::tempdir().expect("a folder");
+    let ground = jobs::ground(folder.path());
+    let ground = ground.each_ref().map(|(name, path)| (*name, &**path));
+    let server = Process::start(&[LIMITS, &ground, &[("MIMALLOC_PURGE_DELAY", "0")]].concat());
     let corpus = corpus();
     println!("{} inputs", corpus.len());
     let answer = well(&server).await;

@@ -5,7 +5,7 @@ use prost::Message;
 use tonic::Code;
 use vljepa::service::proto;
 
-use super::media;
+use super::{jobs, media};
 use crate::service::{CLIP, STILL, ask, file, frames, item};
 
 /// One hostile call.
@@ -23,7 +23,7 @@ const PREDICT: &str = "/vljepa.v1.EmbeddingService/Predict";
 const ENCODE: &str = "/vljepa.v1.EmbeddingService/EncodeText";
 const MODEL: &str = "/vljepa.v1.ModelService/GetModel";
 
-fn case(name: &str, path: &'static str, message: Vec<u8>, code: Code) -> Case {
+pub fn case(name: &str, path: &'static str, message: Vec<u8>, code: Code) -> Case {
     Case { name: name.into(), path, message, timeout: None, code }
 }
 
@@ -33,7 +33,8 @@ pub fn corpus() -> Vec<Case> {
         let code = if name.starts_with('x') { Code::InvalidArgument } else { Code::Ok };
         case(&name, ANSWER, ask(file(&bytes), &["word1"]).encode_to_vec(), code)
     });
-    files.chain(questions()).chain(lists()).chain(clips()).chain(bytes()).chain(timeouts()).collect()
+    let rest = [questions(), lists(), clips(), bytes(), timeouts(), jobs::corpus()];
+    files.chain(rest.into_iter().flatten()).collect()
 }
 
 /// Every file of the corpus: those that lie in fixtures/media, and those that are made here.

@@ -12,6 +12,7 @@ mod uploads;
 mod wire;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -19,12 +20,14 @@ use tokio::task::JoinHandle;
 use tonic::transport::Channel;
 use tonic_types::StatusExt;
 use vljepa::engine::{Engine, Models};
+use vljepa::jobs::Jobs;
+use vljepa::jobs::store::Embedded;
 use vljepa::model::vl_jepa::VlJepa;
 use vljepa::service::proto;
 use vljepa::service::proto::answer_service_client::AnswerServiceClient;
 use vljepa::service::proto::embedding_service_client::EmbeddingServiceClient;
 use vljepa::service::proto::media::Source;
-use vljepa::service::{Listeners, ServeError, serve};
+use vljepa::service::{Listeners, ServeError, Served, serve};
 use vljepa::settings::Settings;
 
 use crate::model_laws::{BERT, bundle};
@@ -60,14 +63,19 @@ async fn start_on(set: impl FnOnce(&mut Settings), admin: Option<TcpListener>) -
     let folder = tempfile::tempdir().expect("a folder");
     let model = VlJepa::load(&bundle(folder.path(), BERT)).expect("a model");
     let (engine, thread) = Engine::start(model, settings.clone()).expect("a thread");
+    let store = settings.jobs.directory.as_deref().map(|directory| {
+        let store = Embedded::open(directory, settings.jobs.items_max).expect("a store");
+        Arc::new(store)
+    });
     let encrypted = settings.tls.certificate.is_some();
     let models = Models::new(settings);
     models.add("tiny", engine, thread).expect("the first");
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
     let (stop, stopped) = oneshot::channel::<()>();
-    let served =
-        tokio::spawn(serve(Listeners { calls: listener, admin }, models.clone(), async { drop(stopped.await) }));
+    let jobs = store.map(|store| Jobs::open(models.clone(), store));
+    let what = Served { models: models.clone(), jobs };
+    let served = tokio::spawn(serve(Listeners { calls: listener, admin }, what, async { drop(stopped.await) }));
     let endpoint = Channel::from_shared(format!("http://{address}")).expect("an address");
     let channel = match encrypted {
         true => endpoint.connect_lazy(),

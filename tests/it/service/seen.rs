@@ -20,6 +20,7 @@ use tonic::{Code, Request, Response, Status};
 use tonic_types::StatusExt;
 use vljepa::service::proto;
 use vljepa::service::proto::answer_service_client::AnswerServiceClient;
+use vljepa::service::proto::job_service_client::JobServiceClient;
 
 use super::wire::{pieces, refused};
 use super::{CLIP, Running, ask, file, item, start, start_watched};
@@ -130,6 +131,18 @@ async fn what_is_refused_is_counted_with_its_reason() {
     server.end().await;
 }
 
+/// A job, to its end.
+async fn job(server: &Running, input: &str) {
+    let mut jobs = JobServiceClient::new(server.channel.clone());
+    let input = proto::JobInput { location: input.into(), ..Default::default() };
+    let output = proto::JobOutput { location: "out".into(), ..Default::default() };
+    let spec = proto::JobSpec { input: Some(input), output: Some(output), ..Default::default() };
+    let request = proto::CreateJobRequest { spec: Some(spec), ..Default::default() };
+    let job = jobs.create_job(request).await.expect("it is kept").into_inner().job.expect("a job");
+    let mut watch = jobs.watch_job(proto::WatchJobRequest { id: job.id }).await.expect("a watch").into_inner();
+    while watch.message().await.expect("no error").is_some() {}
+}
+
 /// The names of metrics in a query.
 fn metric_names(query: &str) -> impl Iterator<Item = &str> {
     let words = query.split(|part: char| !part.is_ascii_alphanumeric() && part != '_');
@@ -158,12 +171,20 @@ async fn the_dashboard_asks_for_nothing_that_is_not_told() {
     let (refusing, _) = start_watched(|settings| settings.queue.cost_max = 5).await;
     refusing.answers().answer(ask(file(CLIP), &[])).await.expect_err("too dear");
     refusing.end().await;
-    let (server, admin) = start_watched(|_| {}).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let (server, admin) = start_watched(|settings| {
+        settings.jobs.directory = Some(folder.path().join("store"));
+        settings.jobs.root = Some(folder.path().into());
+    })
+    .await;
     traffic(&server).await;
+    std::fs::write(folder.path().join("rows.jsonl"), "{\"text\": \"word1\"}\n").expect("written");
+    job(&server, "rows.jsonl").await;
     let (_, told) = get(admin, "/metrics").await;
     for name in names {
         assert!(value(&told, name, &[]).is_some(), "{name} is not told:\n{told}");
     }
+    assert_eq!(value(&told, "vljepa_jobs", &["\"succeeded\""]), Some(1.0));
     server.end().await;
 }
 

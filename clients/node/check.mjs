@@ -2,13 +2,14 @@
 // what reflection tells, then one call over gRPC-Web with fetch alone. Fails at the first thing that is not as it should
 // be.
 //
-//     node clients/node/check.mjs HOST:PORT
+//     node clients/node/check.mjs HOST:PORT ROOT
 //
-// `.ci/clients` installs what it needs and starts the server.
+// ROOT is the directory below which the server's jobs read and write. `.ci/clients` installs what it needs and starts
+// the server.
 
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 
 import grpc from "@grpc/grpc-js";
@@ -17,12 +18,13 @@ import { protoPath as healthProto } from "grpc-health-check";
 import reflection from "grpc-js-reflection-client";
 import protobuf from "protobufjs";
 
-const address = process.argv[2];
+const [address, jobsRoot] = process.argv.slice(2);
 const root = fileURLToPath(new URL("../..", import.meta.url));
 const clip = readFileSync(`${root}/fixtures/demo/star.gif`);
 const still = readFileSync(`${root}/fixtures/demo/squares.jpg`);
 const options = { keepCase: true, longs: Number, enums: String, defaults: true, oneofs: true };
-const files = ["answer_service", "embedding_service", "media_service", "model_service"];
+const names = ["AnswerService", "EmbeddingService", "JobService", "MediaService", "ModelService"];
+const files = ["answer_service", "embedding_service", "job_service", "media_service", "model_service"];
 const protos = files.map((file) => `vljepa/v1/${file}.proto`);
 
 const details = protobuf.parse(`syntax = "proto3";
@@ -48,7 +50,7 @@ async function byReflection() {
   const services = await client.listServices();
   assert(services.includes("vljepa.v1.AnswerService"), "reflection lists the services");
   const found = {};
-  for (const name of ["AnswerService", "EmbeddingService", "MediaService", "ModelService"]) {
+  for (const name of names) {
     const descriptor = await client.getDescriptorBySymbol(`vljepa.v1.${name}`);
     found[name] = descriptor.getPackageObject(options).vljepa.v1[name];
   }
@@ -57,10 +59,7 @@ async function byReflection() {
 
 const clients = (services) =>
   Object.fromEntries(
-    ["AnswerService", "EmbeddingService", "MediaService", "ModelService"].map((name) => [
-      name,
-      new services[name](address, grpc.credentials.createInsecure()),
-    ]),
+    names.map((name) => [name, new services[name](address, grpc.credentials.createInsecure())]),
   );
 
 /** A unary call as a promise. */
@@ -126,6 +125,32 @@ async function uploads({ AnswerService: client, MediaService: media }, answer) {
   await assert.rejects(ask(client, "Answer", byName), refused(grpc.status.NOT_FOUND));
 }
 
+async function jobs({ JobService: client }, name) {
+  const rows = Array.from({ length: 25 }, (_, row) => `{"id": "r${row}", "text": "word ${row}"}\n`);
+  writeFileSync(`${jobsRoot}/${name}.jsonl`, `${rows.join("")}{"id": "empty"}\n`);
+  const input = { location: `${name}.jsonl` };
+  const spec = { input, output: { location: name, rows_a_part: 10 } };
+  const { job } = await ask(client, "CreateJob", { spec, title: name });
+  const told = await client.WatchJob({ id: job.id }, { deadline: Date.now() + 60_000 }).toArray();
+  const ended = told.at(-1).job;
+  assert.equal(ended.state, "JOB_STATE_SUCCEEDED", ended.reason);
+  assert.deepEqual([ended.progress.rows, ended.progress.succeeded, ended.progress.failed], [26, 25, 1]);
+  assert(existsSync(`${jobsRoot}/${name}/part-00002.parquet`));
+  const { jobs: listed } = await ask(client, "ListJobs", {});
+  assert(listed.some((one) => one.id === job.id));
+  const { errors } = await ask(client, "ListJobErrors", { id: job.id });
+  assert.deepEqual(errors.map(({ row, id, code }) => [row, id, code]), [[25, "empty", "INVALID_ARGUMENT"]]);
+  await assert.rejects(ask(client, "CancelJob", { id: job.id }), refused(grpc.status.FAILED_PRECONDITION));
+  await ask(client, "DeleteJob", { id: job.id, delete_output: true });
+  assert(!existsSync(`${jobsRoot}/${name}/part-00002.parquet`));
+  await assert.rejects(ask(client, "GetJob", { id: job.id }), refused(grpc.status.NOT_FOUND));
+  const outside = { spec: { input, output: { location: "../elsewhere" } } };
+  await assert.rejects(ask(client, "CreateJob", outside), (error) => {
+    assert.deepEqual(wrongFields(error), ["spec.output.location"]);
+    return refused(grpc.status.INVALID_ARGUMENT)(error);
+  });
+}
+
 async function refusals({ AnswerService: client, EmbeddingService: streams }) {
   await assert.rejects(ask(client, "Answer", { ...question, question: " " }), (error) => {
     assert.deepEqual(wrongFields(error), ["question"]);
@@ -178,6 +203,7 @@ for (const [name, services] of [["proto", byProto()], ["reflection", await byRef
   const answer = await answers(made);
   await embeddings(made);
   await uploads(made, answer);
+  await jobs(made, `node_${name}`);
   await refusals(made);
   Object.values(made).forEach((client) => client.close());
   console.log(`Node, by ${name}: all calls as they should be`);

@@ -2,9 +2,10 @@
 """Uses every call of a running vljepa server with gRPC's official client for Python, first with code generated from
 the proto files, then with nothing but what reflection tells. Fails at the first thing that is not as it should be.
 
-    python clients/python/check.py HOST:PORT
+    python clients/python/check.py HOST:PORT ROOT
 
-`.ci/clients` installs what it needs, generates the code and starts the server.
+ROOT is the directory below which the server's jobs read and write. `.ci/clients` installs what it needs, generates the
+code and starts the server.
 """
 
 import hashlib
@@ -24,6 +25,7 @@ FIXTURES = pathlib.Path(__file__).parents[2] / "fixtures" / "demo"
 CLIP = (FIXTURES / "star.gif").read_bytes()
 STILL = (FIXTURES / "squares.jpg").read_bytes()
 SECONDS = 60
+ROOT = pathlib.Path(sys.argv[2])
 
 
 class Generated:
@@ -31,15 +33,15 @@ class Generated:
 
     def __init__(self, channel: grpc.Channel):
         self.channel = channel
-        files = ["answer_service", "embedding", "embedding_service", "media", "media_service", "model_service"]
+        services = [f"{name}_service" for name in ("answer", "embedding", "job", "media", "model")]
+        files = [*services, "embedding", "media"]
         self.modules = [importlib.import_module(f"vljepa.v1.{file}_pb2") for file in files]
 
     def message(self, name: str):
         return next(getattr(module, name) for module in self.modules if hasattr(module, name))
 
     def call(self, service: str, method: str):
-        file = {"AnswerService": "answer", "EmbeddingService": "embedding", "MediaService": "media"}.get(service, "model")
-        stubs = importlib.import_module(f"vljepa.v1.{file}_service_pb2_grpc")
+        stubs = importlib.import_module(f"vljepa.v1.{service.removesuffix('Service').lower()}_service_pb2_grpc")
         return getattr(getattr(stubs, f"{service}Stub")(self.channel), method)
 
 
@@ -154,6 +156,35 @@ class Checks:
         self.call("MediaService", "DeleteMedia", self.message("DeleteMediaRequest")(name=upload.name))
         gone = self.question(self.message("Media")(upload=upload.name))
         expect(grpc.StatusCode.NOT_FOUND, lambda: self.call("AnswerService", "Answer", gone))
+
+    def check_job(self):
+        name = f"python_{type(self.made).__name__.lower()}"
+        lines = [f'{{"id": "r{row}", "text": "word {row}"}}\n' for row in range(25)] + ['{"id": "empty"}\n']
+        (ROOT / f"{name}.jsonl").write_text("".join(lines))
+        spec = self.message("JobSpec")(
+            input=self.message("JobInput")(location=f"{name}.jsonl"),
+            output=self.message("JobOutput")(location=name, rows_a_part=10),
+        )
+        made = self.call("JobService", "CreateJob", self.message("CreateJobRequest")(spec=spec, title=name)).job
+        states = [one.job for one in self.call("JobService", "WatchJob", self.message("WatchJobRequest")(id=made.id))]
+        ended = states[-1]
+        assert ended.reason == "" and ended.space == self.model.space, ended
+        assert (ended.progress.rows, ended.progress.succeeded, ended.progress.failed) == (26, 25, 1)
+        assert (ROOT / name / "part-00002.parquet").is_file()
+        listed = self.call("JobService", "ListJobs", self.message("ListJobsRequest")()).jobs
+        assert made.id in [job.id for job in listed]
+        (error,) = self.call("JobService", "ListJobErrors", self.message("ListJobErrorsRequest")(id=made.id)).errors
+        assert (error.row, error.id, error.code) == (25, "empty", "INVALID_ARGUMENT"), error
+        over = lambda: self.call("JobService", "CancelJob", self.message("CancelJobRequest")(id=made.id))
+        expect(grpc.StatusCode.FAILED_PRECONDITION, over)
+        self.call("JobService", "DeleteJob", self.message("DeleteJobRequest")(id=made.id, delete_output=True))
+        assert not (ROOT / name / "part-00002.parquet").exists()
+        gone = lambda: self.call("JobService", "GetJob", self.message("GetJobRequest")(id=made.id))
+        expect(grpc.StatusCode.NOT_FOUND, gone)
+        spec.output.location = "../elsewhere"
+        wrong = lambda: self.call("JobService", "CreateJob", self.message("CreateJobRequest")(spec=spec))
+        error = expect(grpc.StatusCode.INVALID_ARGUMENT, wrong)
+        assert wrong_fields(rpc_status.from_call(error)) == ["spec.output.location"], error.details()
 
     def check_bad_field(self):
         error = expect(

@@ -9,6 +9,6 @@ mod ternary;
 
 pub use bundle::bundle;
 pub use convert::convert;
-pub use decode::decode;
+pub use decode::{decode, video};
 pub use line::line;
 pub use ternary::ternary;

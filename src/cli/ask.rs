@@ -13,7 +13,7 @@ use crate::settings::Settings;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Ask {
-    /// Images or clips (JPEG, PNG, WebP, BMP, GIF; animated ones are clips), then the question.
+    /// Images or clips (JPEG, PNG, WebP, BMP, GIF, MP4 with H.264; animated ones and videos are clips), then the question.
     #[arg(value_names = ["FILE", "QUESTION"], num_args = 2.., required = true)]
     words: Vec<String>,
     /// Answers to choose from, separated by commas; without them the decoder answers in its own words.

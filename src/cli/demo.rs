@@ -60,6 +60,7 @@ const EXHIBITS: &[Exhibit] = exhibits! {
     "shapes.png": "can you see a blue star in the picture?", ["yes", "no"], "no";
     "star.gif": "what is happening in the clip?", EVENTS, "an object enters from the bottom";
     "star.gif": "which colour does the star have?", COLOURS, "blue";
+    "star.mp4": "what is happening in the clip?", EVENTS, "an object enters from the bottom";
     "circles.webp": "in which direction is the red circle moving?", ["left", "right", "up", "down"], "right";
     "triangle.webp": "which event do you see?", EVENTS, "an object changes colour";
     "hearts.webp": "how many shapes are there?", ["one", "two", "three", "four"], "three";

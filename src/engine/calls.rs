@@ -19,7 +19,7 @@ use super::stages::pieces;
 use super::trail::{Stage, Trail};
 use super::work::{Found, Job, Scene, Text, Then, Work, unknown};
 use super::{Engine, Inner};
-use crate::embedding::Embedding;
+use crate::embedding::{Embedding, Ranked};
 use crate::input::{Clip, Tokens};
 use crate::model::error::ModelError;
 
@@ -66,40 +66,20 @@ impl Engine {
     }
 
     async fn answer_until(&self, question: Question, manner: Manner, call: &Call) -> Result<Answer, EngineError> {
-        let candidates = match &manner {
-            Manner::Choose(candidates) => candidates.clone(),
-            Manner::Speak(_) if self.0.model.decoder.is_none() => {
-                return Err(EngineError::Missing { model: self.0.model.facts().name.clone(), part: "decoder" });
+        self.can(Some(&manner))?;
+        let asked = manner.clone();
+        let then = |inner: &Inner, wanted: &Wanted| inner.then(Some(asked), wanted);
+        Ok(self.scene(question, then, call).await?.answer(Some(&manner)))
+    }
+
+    /// Whether the model has what answering in this manner takes.
+    pub(super) fn can(&self, manner: Option<&Manner>) -> Result<(), EngineError> {
+        match manner {
+            Some(Manner::Speak(_)) if self.0.model.decoder.is_none() => {
+                Err(EngineError::Missing { model: self.0.model.facts().name.clone(), part: "decoder" })
             }
-            Manner::Speak(_) => vec![],
-        };
-        let then = move |inner: &Inner, wanted: &Wanted| {
-            Ok(match manner {
-                Manner::Speak(options) => Then::Decode(options),
-                Manner::Choose(texts) => {
-                    let texts = (0..).zip(&texts);
-                    let text = |(at, text): (usize, &String)| {
-                        wanted.check()?;
-                        inner.text(text, &format!("candidates[{at}]"))
-                    };
-                    Then::Rank(texts.map(text).collect::<Result<_, _>>()?)
-                }
-            })
-        };
-        let mut done = self.scene(question, then, call).await?;
-        let ranked = std::mem::take(&mut done.found.ranked);
-        // Of equals the first given.
-        let best = ranked.iter().rev().max_by(|a, b| a.cosine.total_cmp(&b.cosine));
-        let text = match best {
-            Some(best) => candidates[best.index].clone(),
-            None => done.found.spoken.take().unwrap_or_default(),
-        };
-        let choices = ranked
-            .iter()
-            .zip(candidates)
-            .map(|(ranked, text)| Choice { text, score: ranked.score, cosine: ranked.cosine })
-            .collect();
-        Ok(Answer { text, choices, embedded: embedded(done) })
+            _ => Ok(()),
+        }
     }
 
     async fn embed_texts_until(
@@ -167,7 +147,7 @@ impl Engine {
         call.trail.asks(&self.name());
         let permit = self.enter(call).await?;
         let (engine, trail) = (self.clone(), call.trail.clone());
-        let mut scene = self
+        let scene = self
             .prepared(call, move |inner, wanted| {
                 let began = Instant::now();
                 let tokens = inner.question_tokens(&question.text)?;
@@ -181,6 +161,17 @@ impl Engine {
                 Ok(Scene { seen, question: tokens, then })
             })
             .await?;
+        self.through(scene, permit, started, call).await
+    }
+
+    /// Runs a scene that was begun at `started` and is prepared now.
+    pub(super) async fn through(
+        &self,
+        mut scene: Scene,
+        permit: Permit,
+        started: Instant,
+        call: &Call,
+    ) -> Result<Done, EngineError> {
         let prepare = self.passed("prepare", started, &call.trail);
         let mut usage = Usage {
             visual_tokens: 0,
@@ -226,7 +217,7 @@ impl Engine {
         stage.took()
     }
 
-    async fn prepared<T: Send + 'static>(
+    pub(super) async fn prepared<T: Send + 'static>(
         &self,
         call: &Call,
         work: impl FnOnce(&Inner, &Wanted) -> Result<T, EngineError> + Send + 'static,
@@ -238,7 +229,7 @@ impl Engine {
     }
 
     /// Comes in by the door before anything is done for it: who is refused later has cost others their time.
-    async fn enter(&self, call: &Call) -> Result<Permit, EngineError> {
+    pub(super) async fn enter(&self, call: &Call) -> Result<Permit, EngineError> {
         let left = call.deadline.saturating_duration_since(Instant::now());
         let retry_after = match self.0.too_late(call.class, left) {
             _ if left.is_zero() => return Err(EngineError::DeadlineExceeded),
@@ -303,7 +294,22 @@ impl Begun {
 }
 
 impl Inner {
-    fn question_tokens(&self, text: &str) -> Result<Tokens, EngineError> {
+    /// What becomes of an embedding that is asked for in this manner; none: it is the answer.
+    pub(super) fn then(&self, manner: Option<Manner>, wanted: &Wanted) -> Result<Then, EngineError> {
+        Ok(match manner {
+            None => Then::Return,
+            Some(Manner::Speak(options)) => Then::Decode(options),
+            Some(Manner::Choose(texts)) => {
+                let text = |(at, text): (usize, &String)| {
+                    wanted.check()?;
+                    self.text(text, &format!("candidates[{at}]"))
+                };
+                Then::Rank(texts.iter().enumerate().map(text).collect::<Result<_, _>>()?)
+            }
+        })
+    }
+
+    pub(super) fn question_tokens(&self, text: &str) -> Result<Tokens, EngineError> {
         readable("question", self.model.tokenize_question(text))
     }
 
@@ -313,7 +319,7 @@ impl Inner {
         Ok(Text { known: self.texts.asked(&tokens.ids), tokens })
     }
 
-    fn visual_tokens(&self, clip: &Clip) -> usize {
+    pub(super) fn visual_tokens(&self, clip: &Clip) -> usize {
         let vision = &self.model.config.vision;
         (clip.pixels.shape()[0] / vision.tubelet_size).max(1) * vision.tokens_per_step()
     }
@@ -351,11 +357,34 @@ fn readable(field: &str, tokens: Result<Tokens, ModelError>) -> Result<Tokens, E
 }
 
 /// A scene that has been through the model.
-struct Done {
+pub(super) struct Done {
     found: Found,
     usage: Usage,
     prepare: Duration,
     total: Duration,
+}
+
+impl Done {
+    /// The answer in the manner in which it was asked for.
+    pub(super) fn answer(mut self, manner: Option<&Manner>) -> Answer {
+        let candidates = match manner {
+            Some(Manner::Choose(candidates)) => &candidates[..],
+            _ => &[],
+        };
+        let ranked = std::mem::take(&mut self.found.ranked);
+        // Of equals the first given.
+        let best = ranked.iter().rev().max_by(|a, b| a.cosine.total_cmp(&b.cosine));
+        let text = match best {
+            Some(best) => candidates[best.index].clone(),
+            None => self.found.spoken.take().unwrap_or_default(),
+        };
+        let choice = |(ranked, text): (&Ranked, &String)| Choice {
+            text: text.clone(),
+            score: ranked.score,
+            cosine: ranked.cosine,
+        };
+        Answer { text, choices: ranked.iter().zip(candidates).map(choice).collect(), embedded: embedded(self) }
+    }
 }
 
 fn embedded(Done { found, usage, prepare, total }: Done) -> Embedded {
@@ -364,6 +393,9 @@ fn embedded(Done { found, usage, prepare, total }: Done) -> Embedded {
     Embedded { embedding, usage, timing }
 }
 
-async fn within<T>(deadline: Instant, work: impl Future<Output = Result<T, EngineError>>) -> Result<T, EngineError> {
+pub(super) async fn within<T>(
+    deadline: Instant,
+    work: impl Future<Output = Result<T, EngineError>>,
+) -> Result<T, EngineError> {
     tokio::time::timeout_at(deadline.into(), work).await.unwrap_or(Err(EngineError::DeadlineExceeded))
 }

@@ -3,6 +3,7 @@
 //! Between two frames a maker asks whether somebody still waits, whether it has taken too long, and whether the
 //! memory of all requests together allows the next one.
 
+use std::cell::RefCell;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,7 +14,7 @@ use super::prepare::Wanted;
 use super::request::{ClipFacts, Media, MediaFrame, PixelOrder, Question};
 use super::seen;
 use super::work::Seen;
-use crate::input::{Clip, Frame, InputError, MediaLimits, Preprocessor, decode_media_while};
+use crate::input::{Clip, Facts, Footage, Frame, InputError, MediaLimits, Preprocessor, Sampling, Windows};
 use crate::settings::MediaSettings;
 
 /// Where clips are made.
@@ -23,6 +24,24 @@ pub struct Studio {
     time_max: Duration,
     memory: Memory,
     retry_after: Duration,
+}
+
+/// A segment of a longer clip.
+#[derive(Debug)]
+pub struct Shot {
+    /// From when to when it goes, milliseconds.
+    pub range_ms: [u64; 2],
+    /// What the model gets of it.
+    pub clip: Clip,
+    /// Of the whole.
+    facts: ClipFacts,
+    memory: Held,
+}
+
+/// A segment as the model gets it.
+pub fn seen_of(shot: Shot, tokens: usize) -> Seen {
+    let Shot { clip, facts, memory, .. } = shot;
+    Seen { digest: digest(&clip), clip: Arc::new(clip), tokens, facts, _memory: memory }
 }
 
 /// The making of one clip.
@@ -63,33 +82,86 @@ impl Studio {
     ) -> Result<Seen, EngineError> {
         let (started, held) = (Instant::now(), self.memory.hold());
         let mut maker = Maker { studio: self, wanted, started, held, refusal: None };
-        let frames = maker.frames(&question.media)?;
-        let frames_bytes = maker.held.bytes();
-        let facts = facts(&frames);
-        let clip = preprocessor.clip_while(&frames, &question.sampling, &mut || maker.goes_on(frames_bytes));
-        let clip = clip.map_err(|error| maker.told("media", &error))?;
-        drop(frames);
+        let (clip, facts) = maker.opened(&question.media, |maker, footage, beside| {
+            let clip = preprocessor.clip_of(footage, &question.sampling, &mut |bytes| maker.goes_on(beside + bytes));
+            Ok((clip.map_err(|error| maker.told("media", &error))?, facts(footage)))
+        })?;
         maker.check(size_of_val(clip.pixels.as_slice().unwrap_or_default()) as u64)?;
         let (digest, tokens) = (digest(&clip), tokens_of(&clip));
         Ok(Seen { clip: Arc::new(clip), digest, tokens, facts, _memory: maker.held })
     }
+
+    /// Makes a clip of every segment of what a question is about, in order, and gives each away before it makes the next.
+    pub fn shots(
+        &self,
+        question: &Question,
+        windows: Windows,
+        preprocessor: &Preprocessor,
+        wanted: &Wanted,
+        each: &mut dyn FnMut(Shot) -> Result<(), EngineError>,
+    ) -> Result<(), EngineError> {
+        let (started, held) = (Instant::now(), self.memory.hold());
+        let mut maker = Maker { studio: self, wanted, started, held, refusal: None };
+        maker.opened(&question.media, |maker, footage, beside| {
+            let windows = windows.of(footage.times()).map_err(|error| maker.told("segments", &error))?;
+            let facts = facts(footage);
+            let sampling = |&[start, end]: &[u64; 2]| {
+                // A picture is shown at one instant.
+                Sampling { start_ms: Some(start), end_ms: Some(end.max(start + 1)), ..question.sampling }
+            };
+            let samplings: Vec<Sampling> = windows.iter().map(sampling).collect();
+            let maker = RefCell::new(maker);
+            let mut go_on = |bytes| maker.borrow_mut().goes_on(beside + bytes);
+            let mut made = |at: usize, clip: Clip| {
+                let mut maker = maker.borrow_mut();
+                let memory = maker.part(size_of_val(clip.pixels.as_slice().unwrap_or_default()) as u64);
+                let given = memory.and_then(|memory| each(Shot { range_ms: windows[at], clip, facts, memory }));
+                // The time that a clip has is this one's no more.
+                maker.started = Instant::now();
+                maker.refusal = given.err();
+                if maker.refusal.is_none() { Ok(()) } else { Err(InputError::GivenUp) }
+            };
+            let done = preprocessor.clips_of(footage, &samplings, &mut go_on, &mut made);
+            done.map(|_| ()).map_err(|error| maker.borrow_mut().told("media", &error))
+        })
+    }
 }
 
 impl Maker<'_> {
-    fn frames(&mut self, media: &Media) -> Result<Vec<Frame>, EngineError> {
+    /// So much of what is held, as a part of its own.
+    fn part(&mut self, bytes: u64) -> Result<Held, EngineError> {
+        self.held.resize(self.held.bytes().saturating_sub(bytes));
+        let mut part = self.studio.memory.hold();
+        if part.resize(bytes) { Ok(part) } else { Err(self.no_memory()) }
+    }
+
+    fn no_memory(&self) -> EngineError {
+        seen::refused("memory");
+        EngineError::Overloaded { what: "the memory for decoded media", retry_after: self.studio.retry_after }
+    }
+
+    /// Opens media for `work`, which is also told the bytes that are held beside the footage.
+    fn opened<Made>(
+        &mut self,
+        media: &Media,
+        work: impl FnOnce(&mut Self, &Footage, u64) -> Result<Made, EngineError>,
+    ) -> Result<Made, EngineError> {
         let limits = self.studio.limits;
-        let frames = match media {
+        match media {
             Media::File(bytes) => {
-                let frames = decode_media_while(bytes, &limits, &mut |bytes| self.goes_on(bytes));
-                frames.map_err(|error| self.told("media", &error))?
+                let footage = Footage::open(bytes, &limits, &mut |bytes| self.goes_on(bytes));
+                let footage = footage.map_err(|error| self.told("media", &error))?;
+                work(self, &footage, 0)
             }
             Media::Stored(stored) => {
-                self.check(stored.bytes())?;
+                let beside = stored.bytes();
+                self.check(beside)?;
                 let file = stored.read()?;
                 // An upload has a bound of its own, which it has kept.
                 let limits = MediaLimits { bytes_max: file.len(), ..limits };
-                let frames = decode_media_while(&file, &limits, &mut |bytes| self.goes_on(stored.bytes() + bytes));
-                frames.map_err(|error| self.told("media", &error))?
+                let footage = Footage::open(&file, &limits, &mut |bytes| self.goes_on(beside + bytes));
+                let footage = footage.map_err(|error| self.told("media", &error))?;
+                work(self, &footage, beside)
             }
             Media::Frames(given) => {
                 let (mut frames, mut decoded_bytes) = (Vec::with_capacity(given.len()), 0);
@@ -103,11 +175,10 @@ impl Maker<'_> {
                     }
                     frames.push(frame);
                 }
-                frames
+                self.check(decoded_bytes)?;
+                work(self, &Footage::of(&frames), 0)
             }
-        };
-        self.check(frames.iter().map(|frame| frame.rgb.len() as u64).sum())?;
-        Ok(frames)
+        }
     }
 
     /// One frame, beside others that take `decoded_bytes`; of an animation the first picture.
@@ -129,8 +200,14 @@ impl Maker<'_> {
             }
             MediaFrame::Encoded { bytes, pts_ms } => {
                 let limits = self.studio.limits;
-                let mut frames = decode_media_while(bytes, &limits, &mut |bytes| self.goes_on(decoded_bytes + bytes))?;
-                Ok(Frame { pts_ms: *pts_ms, ..frames.swap_remove(0) })
+                let mut go_on = |bytes| self.goes_on(decoded_bytes + bytes);
+                let footage = Footage::open(bytes, &limits, &mut go_on)?;
+                let mut first = None;
+                footage.decode(&[0], &mut go_on, &mut |_, frame| {
+                    first = Some(Frame { pts_ms: *pts_ms, ..frame.clone() });
+                    Ok(())
+                })?;
+                first.ok_or(InputError::NoFrames { field: "frame", frames: 0 })
             }
         }
     }
@@ -142,7 +219,7 @@ impl Maker<'_> {
 
     /// Whether it may go on and hold `bytes`.
     fn check(&mut self, bytes: u64) -> Result<(), EngineError> {
-        let Studio { time_max, memory, retry_after, .. } = self.studio;
+        let Studio { time_max, memory, .. } = self.studio;
         let invalid = |problem| EngineError::Invalid { field: "media".into(), problem };
         self.wanted.check()?;
         if self.started.elapsed() > *time_max {
@@ -153,10 +230,7 @@ impl Maker<'_> {
             false if bytes > memory.bytes_max() => {
                 Err(invalid(format!("takes {bytes} bytes once decoded, at most {} are there", memory.bytes_max())))
             }
-            false => {
-                seen::refused("memory");
-                Err(EngineError::Overloaded { what: "the memory for decoded media", retry_after: *retry_after })
-            }
+            false => Err(self.no_memory()),
         }
     }
 
@@ -167,10 +241,9 @@ impl Maker<'_> {
     }
 }
 
-fn facts(frames: &[Frame]) -> ClipFacts {
-    let [width, height] = frames.first().map_or([0; 2], |frame| [frame.width, frame.height]);
-    let duration_ms = frames.last().map_or(0, |frame| frame.pts_ms);
-    ClipFacts { width, height, frames: frames.len() as u64, duration_ms }
+fn facts(footage: &Footage) -> ClipFacts {
+    let Facts { width, height, frames, duration_ms } = footage.facts();
+    ClipFacts { width, height, frames: frames as u64, duration_ms }
 }
 
 /// A fingerprint of the pixels. Whoever finds two equal still compares the clips: this only makes the comparison rare.
@@ -191,7 +264,6 @@ fn digest(clip: &Clip) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::input::Sampling;
 
     fn wanted(patience: Duration) -> Wanted {
         Wanted::until(Instant::now() + patience)

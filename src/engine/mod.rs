@@ -18,6 +18,7 @@ mod prepare;
 mod queue;
 mod request;
 pub mod seen;
+mod segments;
 mod snapshot;
 mod stages;
 mod trail;
@@ -37,6 +38,7 @@ pub use request::{
     Answer, Call, Choice, Class, ClipFacts, Embedded, Full, Manner, Media, MediaFrame, PixelOrder, Question, Timing,
     Usage,
 };
+pub use segments::Segment;
 pub use snapshot::Snapshot;
 pub use trail::{Stage, Steps, Trail};
 pub use uploads::{Owner, Promise, Receipt, Stored, Upload, Uploads};

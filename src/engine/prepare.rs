@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Semaphore;
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::admission::{Admission, Load};
+use super::admission::{Admission, Load, Permit};
 use super::error::EngineError;
 use super::request::{Call, Class, Full};
 use super::seen;
@@ -52,6 +53,51 @@ impl Wanted {
     }
 }
 
+/// Far beyond any work that is bounded by its pieces.
+const UNBOUNDED: Duration = Duration::from_secs(365 * 24 * 3600);
+
+fn panicked() -> EngineError {
+    EngineError::Internal("preparing the request panicked".into())
+}
+
+/// What work of one class passes before it gets a thread's time.
+#[derive(Debug, Clone)]
+struct Places {
+    gate: Option<Arc<Semaphore>>,
+    threads: Arc<Semaphore>,
+}
+
+type HeldPlaces = (Option<OwnedSemaphorePermit>, OwnedSemaphorePermit);
+
+impl Places {
+    async fn take(&self) -> Result<HeldPlaces, EngineError> {
+        let stopped = |_| EngineError::Stopped;
+        let gate = match &self.gate {
+            Some(gate) => Some(gate.clone().acquire_owned().await.map_err(stopped)?),
+            None => None,
+        };
+        Ok((gate, self.threads.clone().acquire_owned().await.map_err(stopped)?))
+    }
+}
+
+/// A place in the pool that can be left for a while.
+#[derive(Debug)]
+pub struct Turn {
+    held: Option<HeldPlaces>,
+    places: Places,
+    runtime: Handle,
+}
+
+impl Turn {
+    /// Runs what only waits, while others have the place.
+    pub fn rest<T>(&mut self, waiting: impl FnOnce() -> T) -> Result<T, EngineError> {
+        self.held = None;
+        let answer = waiting();
+        self.held = Some(self.runtime.block_on(self.places.take())?);
+        Ok(answer)
+    }
+}
+
 /// The pool that prepares requests.
 #[derive(Debug)]
 pub struct Prepare {
@@ -89,32 +135,56 @@ impl Prepare {
         hint: impl FnOnce(Duration) -> Duration,
         work: impl FnOnce(&Wanted) -> Result<T, EngineError> + Send + 'static,
     ) -> Result<T, EngineError> {
-        let (class, place) = (call.class, Load::one(0));
-        let waiting = match (self.waiting.enter(class, place), call.full) {
-            (Some(waiting), _) => waiting,
-            (None, Full::Wait) => self.waiting.when_free(|door| door.enter(class, place)).await,
-            (None, Full::Refuse) => {
-                seen::refused("preparation");
-                let retry_after = hint(self.backlog());
-                return Err(EngineError::Overloaded { what: "the preparation queue", retry_after });
-            }
-        };
-        let gate = match &self.gates[class as usize] {
-            Some(gate) => Some(gate.clone().acquire_owned().await.map_err(|_| EngineError::Stopped)?),
-            None => None,
-        };
-        let thread = self.threads.clone().acquire_owned().await.map_err(|_| EngineError::Stopped)?;
+        let waiting = self.enter(call, hint).await?;
+        let places = self.places(call.class);
+        let held = places.take().await?;
         let (wanted, started) = (Wanted::until(call.deadline), Instant::now());
         let _leaving = wanted.leaving();
         let running = tokio::task::spawn_blocking(move || {
             // All are held by the thread itself: a caller that leaves does not free it.
-            let _held = (waiting, thread, gate);
+            let _held = (waiting, held);
             wanted.check()?;
             work(&wanted)
         });
         let outcome = running.await;
         self.learn(started.elapsed());
-        outcome.unwrap_or_else(|_| Err(EngineError::Internal("preparing the request panicked".into())))
+        outcome.unwrap_or_else(|_| Err(panicked()))
+    }
+
+    /// Runs `work` that takes its time: whenever it rests, its place is another's. It is told if the caller goes away,
+    /// and the call's deadline is not its own.
+    pub async fn run_by_turns<T: Send + 'static>(
+        &self,
+        call: &Call,
+        work: impl FnOnce(&Wanted, &mut Turn) -> Result<T, EngineError> + Send + 'static,
+    ) -> Result<T, EngineError> {
+        let waiting = self.enter(call, |backlog| backlog).await?;
+        let places = self.places(call.class);
+        let mut turn = Turn { held: Some(places.take().await?), places, runtime: Handle::current() };
+        let wanted = Wanted { left: Arc::default(), deadline: Instant::now() + UNBOUNDED };
+        let _leaving = wanted.leaving();
+        let running = tokio::task::spawn_blocking(move || {
+            let _waiting = waiting;
+            work(&wanted, &mut turn)
+        });
+        running.await.unwrap_or_else(|_| Err(panicked()))
+    }
+
+    async fn enter(&self, call: &Call, hint: impl FnOnce(Duration) -> Duration) -> Result<Permit, EngineError> {
+        let (class, place) = (call.class, Load::one(0));
+        match (self.waiting.enter(class, place), call.full) {
+            (Some(waiting), _) => Ok(waiting),
+            (None, Full::Wait) => Ok(self.waiting.when_free(|door| door.enter(class, place)).await),
+            (None, Full::Refuse) => {
+                seen::refused("preparation");
+                let retry_after = hint(self.backlog());
+                Err(EngineError::Overloaded { what: "the preparation queue", retry_after })
+            }
+        }
+    }
+
+    fn places(&self, class: Class) -> Places {
+        Places { gate: self.gates[class as usize].clone(), threads: self.threads.clone() }
     }
 
     /// What is being prepared or waits for it, and the most that may.

@@ -70,11 +70,11 @@ impl Call {
 /// What a question is about.
 #[derive(Debug, Clone)]
 pub enum Media {
-    /// A whole image or animation file.
+    /// A whole image, animation or video file.
     File(Vec<u8>),
     /// The frames of a clip, in the order they are shown.
     Frames(Vec<MediaFrame>),
-    /// A whole image or animation file that was sent ahead.
+    /// A whole image, animation or video file that was sent ahead.
     Stored(Stored),
 }
 

@@ -8,8 +8,9 @@
 use ndarray::Array4;
 use serde::{Deserialize, Serialize};
 
+use super::easel::Easel;
 use super::resize::{Filter, resize, taps};
-use super::{InputError, Sampling};
+use super::{Footage, InputError, Sampling};
 
 /// One decoded picture of a clip.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +30,7 @@ pub struct Frame {
 pub struct Clip {
     /// Normalised samples, [frames, 3, height, width].
     pub pixels: Array4<f32>,
-    /// Frames there were.
+    /// Frames that were decoded for it.
     pub frames_decoded: usize,
     /// Frames in `pixels`.
     pub frames_used: usize,
@@ -220,38 +221,47 @@ impl Preprocessor {
     /// published processors. Fails when a frame's size and bytes disagree, when no frame is left, or when frames
     /// of one clip come out in different sizes.
     pub fn clip(&self, frames: &[Frame], sampling: &Sampling) -> Result<Clip, InputError> {
-        self.clip_while(frames, sampling, &mut || true)
+        self.clip_of(&Footage::of(frames), sampling, &mut |_| true)
     }
 
-    /// The same for who may lose patience: `go_on` is asked before each frame, and [`InputError::GivenUp`] is the
-    /// answer when it says no.
-    pub fn clip_while(
+    /// The clip of footage, of which only the frames that are looked at are decoded. `go_on` is told the bytes held, and
+    /// [`InputError::GivenUp`] is the answer when it says no.
+    pub fn clip_of(
         &self,
-        frames: &[Frame],
+        footage: &Footage,
         sampling: &Sampling,
-        go_on: &mut dyn FnMut() -> bool,
+        go_on: &mut dyn FnMut(u64) -> bool,
     ) -> Result<Clip, InputError> {
-        let indices = sampling.indices(frames, self.num_frames, self.max_num_frames)?;
-        let (height, width) = self.target(&frames[indices[0]])?;
-        let levels = self.levels();
-        let area = height * width;
-        let mut samples = Vec::with_capacity(indices.len() * 3 * area);
-        for (i, &index) in indices.iter().enumerate() {
-            if !go_on() {
-                return Err(InputError::GivenUp);
+        let mut clip = None;
+        let decoded = self.clips_of(footage, std::slice::from_ref(sampling), go_on, &mut |_, made| {
+            clip = Some(made);
+            Ok(())
+        })?;
+        let clip = clip.ok_or(InputError::NoFrames { field: "media", frames: decoded })?;
+        Ok(Clip { frames_decoded: decoded, ..clip })
+    }
+
+    /// A clip for each sampling, in that order, each as soon as the last of its frames is decoded: footage is gone
+    /// through once, and what is looked at twice is decoded once. Returns how many frames were decoded.
+    pub fn clips_of(
+        &self,
+        footage: &Footage,
+        samplings: &[Sampling],
+        go_on: &mut dyn FnMut(u64) -> bool,
+        each: &mut dyn FnMut(usize, Clip) -> Result<(), InputError>,
+    ) -> Result<usize, InputError> {
+        let indices = |sampling: &Sampling| sampling.indices(footage.times(), self.num_frames, self.max_num_frames);
+        let plans = samplings.iter().map(indices).collect::<Result<Vec<_>, _>>()?;
+        let mut easel = Easel::new(self, plans);
+        let held_bytes = easel.held_bytes.clone();
+        let mut go_on = |bytes: u64| go_on(bytes.saturating_add(held_bytes.get()));
+        footage.decode(&easel.wanted(), &mut go_on, &mut |at, frame| {
+            easel.lay(at, frame)?;
+            while let Some((window, clip)) = easel.finished() {
+                each(window, clip)?;
             }
-            if i > 0 && indices[i - 1] == index {
-                samples.extend_from_within(samples.len() - 3 * area..);
-                continue;
-            }
-            let rgb = self.fit(&frames[index], (height, width))?;
-            for (channel, levels) in levels.iter().enumerate() {
-                samples.extend(rgb.iter().skip(channel).step_by(3).map(|&level| levels[usize::from(level)]));
-            }
-        }
-        let pixels = Array4::from_shape_vec((indices.len(), 3, height, width), samples)
-            .expect("every frame added 3 * height * width samples");
-        Ok(Clip { pixels, frames_decoded: frames.len(), frames_used: indices.len() })
+            Ok(())
+        })
     }
 
     /// (width, height) of a frame after the resize; fails when the frame is not what it says.
@@ -267,7 +277,7 @@ impl Preprocessor {
     }
 
     /// (height, width) that a frame leads to.
-    fn target(&self, frame: &Frame) -> Result<(usize, usize), InputError> {
+    pub(super) fn target(&self, frame: &Frame) -> Result<(usize, usize), InputError> {
         let (width, height) = self.resized(frame)?;
         if let Some(size) = self.output_size() {
             return Ok(size);
@@ -281,7 +291,7 @@ impl Preprocessor {
     }
 
     /// One frame resized and cropped: RGB8 [height, width, 3].
-    fn fit(&self, frame: &Frame, target: (usize, usize)) -> Result<Vec<u8>, InputError> {
+    pub(super) fn fit(&self, frame: &Frame, target: (usize, usize)) -> Result<Vec<u8>, InputError> {
         let (width, height) = self.resized(frame)?;
         if !self.do_center_crop && (height, width) != (target.0 as u64, target.1 as u64) {
             let bound = format!("{} x {} as the clip's first frame", target.1, target.0);
@@ -297,7 +307,7 @@ impl Preprocessor {
     }
 
     /// For each channel, what every level of a sample becomes.
-    fn levels(&self) -> [[f32; 256]; 3] {
+    pub(super) fn levels(&self) -> [[f32; 256]; 3] {
         let factor = if self.do_rescale { self.rescale_factor } else { 1.0 };
         let (mean, std) = match (self.do_normalize, self.image_mean, self.image_std) {
             (true, Some(mean), Some(std)) => (mean, std),

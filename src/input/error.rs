@@ -24,13 +24,13 @@ pub enum InputError {
         /// What would be right.
         bound: String,
     },
-    /// Bytes that are no picture we know.
-    #[error("media begins with {begins}, must be JPEG, PNG, WebP, GIF or BMP")]
+    /// Bytes that are no media we know.
+    #[error("media begins with {begins}, must be JPEG, PNG, WebP, GIF, BMP or MP4")]
     UnknownFormat {
         /// The first bytes, hexadecimal.
         begins: String,
     },
-    /// A picture that is broken, or that uses what its decoder does not know.
+    /// Media that is broken, or that uses what its decoder does not know.
     #[error("{format} cannot be decoded: {reason}")]
     Undecodable {
         /// Format told by the first bytes.

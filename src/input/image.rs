@@ -7,7 +7,6 @@
 //! picture.
 
 use std::io::Cursor;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use image::codecs::bmp::BmpDecoder;
 use image::codecs::gif::GifDecoder;
@@ -17,38 +16,18 @@ use image::codecs::webp::WebPDecoder;
 use image::metadata::Orientation;
 use image::{AnimationDecoder, DynamicImage, ImageDecoder, ImageError, ImageFormat, Limits, Rgb, RgbImage};
 
-use super::{Frame, InputError};
-
-/// What a picture or an animation may cost. All of it is checked by [`decode_media`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MediaLimits {
-    /// Encoded size, bytes.
-    pub bytes_max: usize,
-    /// Pixels of one frame.
-    pub pixels_max: u64,
-    /// Frames.
-    pub frames_max: usize,
-    /// All decoded frames (3 bytes a pixel), and the decoder's own memory, bytes each.
-    pub decode_bytes_max: u64,
-}
+use super::footage::guarded;
+use super::{Frame, InputError, MediaLimits};
 
 /// Decodes JPEG, PNG, WebP, GIF or BMP. A still picture is one frame at 0 ms; animated GIF, WebP and PNG give
-/// every frame, composed, at the sum of the delays before it. Fails, and never panics, on everything else.
-pub fn decode_media(bytes: &[u8], limits: &MediaLimits) -> Result<Vec<Frame>, InputError> {
-    decode_media_while(bytes, limits, &mut |_| true)
-}
-
-/// The same for who may lose patience: before each frame `go_on` is told the bytes that decoding takes with it,
-/// and [`InputError::GivenUp`] is the answer when it says no.
-pub fn decode_media_while(
+/// every frame, composed, at the sum of the delays before it. Fails, and never panics, on everything else. Before each
+/// frame `go_on` is told the bytes that decoding takes with it, and [`InputError::GivenUp`] is the answer when it says
+/// no.
+pub fn decode_while(
     bytes: &[u8],
     limits: &MediaLimits,
     go_on: &mut dyn FnMut(u64) -> bool,
 ) -> Result<Vec<Frame>, InputError> {
-    let max = limits.bytes_max as u64;
-    if bytes.len() as u64 > max {
-        return Err(InputError::TooLarge { field: "media bytes", value: bytes.len().to_string(), max });
-    }
     let (format, name) = match image::guess_format(bytes) {
         Ok(format @ ImageFormat::Jpeg) => (format, "JPEG"),
         Ok(format @ ImageFormat::Png) => (format, "PNG"),
@@ -58,16 +37,20 @@ pub fn decode_media_while(
         _ => return Err(unknown(bytes)),
     };
     let reading = Reading { name, limits: *limits };
-    // The decoders are other people's code, fed by strangers.
-    catch_unwind(AssertUnwindSafe(|| reading.decode(bytes, format, go_on)))
-        .unwrap_or_else(|_| Err(reading.broken("its decoder panicked")))
+    guarded(name, || reading.decode(bytes, format, go_on))
 }
 
 fn unknown(bytes: &[u8]) -> InputError {
-    let begins = match bytes {
-        [] => "nothing (0 bytes)".into(),
-        _ => bytes.iter().take(8).map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" "),
-    };
+    let first = bytes.iter().take(8).map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ");
+    let known: [(&[u8], &str); 5] = [
+        (b"\x1A\x45\xDF\xA3", "Matroska or WebM"),
+        (b"RIFF", "AVI or another RIFF file"),
+        (b"OggS", "Ogg"),
+        (b"FLV\x01", "Flash video"),
+        (b"\x00\x00\x01\xBA", "MPEG"),
+    ];
+    let name = known.iter().find(|(begin, _)| bytes.starts_with(begin)).map(|(_, name)| format!(" ({name})"));
+    let begins = if bytes.is_empty() { "nothing (0 bytes)".into() } else { first + &name.unwrap_or_default() };
     InputError::UnknownFormat { begins }
 }
 

@@ -4,7 +4,7 @@
 
 use std::ops::RangeInclusive;
 
-use super::{Frame, InputError};
+use super::InputError;
 
 /// Which frames of a clip to look at; by default the model's own number of them, spread over all.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -20,22 +20,22 @@ pub struct Sampling {
 }
 
 impl Sampling {
-    /// The frames to look at, as indices. One frame stays one frame: it is a picture, and the vision encoder
+    /// The frames to look at, as indices into their times. One frame stays one frame: it is a picture, and the vision encoder
     /// knows what to do with that.
     pub(super) fn indices(
         &self,
-        frames: &[Frame],
+        times_ms: &[u64],
         num_frames: Option<usize>,
         max: usize,
     ) -> Result<Vec<usize>, InputError> {
         let start_ms = self.start_ms.unwrap_or(0);
         let shown = |pts_ms: u64| pts_ms >= start_ms && self.end_ms.is_none_or(|end_ms| pts_ms < end_ms);
-        let inside: Vec<usize> = (0..frames.len()).filter(|&index| shown(frames[index].pts_ms)).collect();
+        let inside: Vec<usize> = (0..times_ms.len()).filter(|&index| shown(times_ms[index])).collect();
         let (Some(&first), Some(&last)) = (inside.first(), inside.last()) else {
-            let field = if frames.is_empty() { "media" } else { "sampling.start_ms to sampling.end_ms" };
-            return Err(InputError::NoFrames { field, frames: frames.len() });
+            let field = if times_ms.is_empty() { "media" } else { "sampling.start_ms to sampling.end_ms" };
+            return Err(InputError::NoFrames { field, frames: times_ms.len() });
         };
-        let (start, end) = (frames[first].pts_ms, frames[last].pts_ms);
+        let (start, end) = (times_ms[first], times_ms[last]);
         let available = match self.fps {
             Some(fps) => ticks(end.saturating_sub(start), fps)?,
             None => inside.len(),
@@ -50,7 +50,7 @@ impl Sampling {
             None => inside[tick],
             Some(fps) => {
                 let now = start.saturating_add((tick as f64 * 1000.0 / f64::from(fps)) as u64);
-                inside[inside.partition_point(|&index| frames[index].pts_ms <= now).saturating_sub(1)]
+                inside[inside.partition_point(|&index| times_ms[index] <= now).saturating_sub(1)]
             }
         };
         Ok(if available == 1 { vec![shown(0)] } else { spread(available, count).map(shown).collect() })
@@ -79,12 +79,8 @@ fn spread(available: usize, count: usize) -> impl Iterator<Item = usize> {
 mod tests {
     use super::*;
 
-    fn film(pts_ms: &[u64]) -> Vec<Frame> {
-        pts_ms.iter().map(|&pts_ms| Frame { width: 1, height: 1, rgb: vec![0; 3], pts_ms }).collect()
-    }
-
     fn chosen(pts_ms: &[u64], sampling: Sampling) -> Vec<usize> {
-        sampling.indices(&film(pts_ms), Some(4), 64).expect("frames are left")
+        sampling.indices(pts_ms, Some(4), 64).expect("frames are left")
     }
 
     #[test]
@@ -119,7 +115,7 @@ mod tests {
 
     #[test]
     fn sampling_that_cannot_be_is_told() {
-        let told = |sampling: Sampling| sampling.indices(&film(&[0, 50]), None, 8).expect_err("impossible").to_string();
+        let told = |sampling: Sampling| sampling.indices(&[0, 50], None, 8).expect_err("impossible").to_string();
         let none = Sampling::default();
         assert_eq!(told(Sampling { frames: Some(0), ..none }), "sampling.frames is 0, must be from 1 to 8");
         assert_eq!(told(Sampling { frames: Some(9), ..none }), "sampling.frames is 9, must be from 1 to 8");
@@ -127,9 +123,9 @@ mod tests {
         let late = told(Sampling { start_ms: Some(51), ..none });
         assert_eq!(late, "sampling.start_ms to sampling.end_ms leaves no frame of 2");
         assert!(none.indices(&[], None, 8).is_err());
-        let longest = Sampling { fps: Some(1000.0), ..none }.indices(&film(&[0, u64::MAX]), None, 8);
+        let longest = Sampling { fps: Some(1000.0), ..none }.indices(&[0, u64::MAX], None, 8);
         let told = format!("sampled frames is {}, must be from 1 to 8", usize::MAX);
         assert_eq!(longest.expect_err("too many").to_string(), told);
-        assert!(none.indices(&film(&[0; 9]), None, 8).is_err(), "more frames than the model takes");
+        assert!(none.indices(&[0; 9], None, 8).is_err(), "more frames than the model takes");
     }
 }

@@ -113,7 +113,7 @@ concerns! {
         bytes_max: usize = 32 << 20, 1..=1 << 30, "VLJEPA_MEDIA_BYTES_MAX";
         /// Pixels of one decoded frame, width times height.
         pixels_max: u64 = 1 << 24, 1..=1 << 28, "VLJEPA_MEDIA_PIXELS_MAX";
-        /// Frames decoded from one clip.
+        /// Frames of one clip that are in memory at once: all of an animation; a video's are decoded one at a time.
         frames_max: usize = 1024, 1..=1 << 16, "VLJEPA_MEDIA_FRAMES_MAX";
         /// Memory of all decoded frames of one clip, and of the decoder itself, bytes.
         decode_bytes_max: u64 = 512 << 20, 1 << 10..=1 << 36, "VLJEPA_MEDIA_DECODE_BYTES_MAX";
@@ -121,6 +121,8 @@ concerns! {
         decode_ms_max: u64 = 10_000, 1..=3_600_000, "VLJEPA_MEDIA_DECODE_MS_MAX";
         /// Memory of everything decoded that is not answered yet, of all requests together, bytes.
         memory_bytes_max: u64 = 4 << 30, 1 << 10..=1 << 40, "VLJEPA_MEDIA_MEMORY_BYTES_MAX";
+        /// Segments of one long clip that wait or are computed at once; one more is being made.
+        segments_at_once: usize = 4, 1..=1 << 10, "VLJEPA_MEDIA_SEGMENTS_AT_ONCE";
         /// Pictures or clips in one request.
         items_max: usize = 64, 1..=1 << 12, "VLJEPA_MEDIA_ITEMS_MAX";
     }

@@ -40,7 +40,7 @@ const PLACES: &[(&[&str], &[&str])] = &[
     (&["parquet", "arrow_array", "arrow_schema"], &["jobs/parts", "jobs/inputs"]),
     (&["object_store"], &["jobs/files"]),
     (&["async_nats"], &["jobs/cluster"]),
-    (&["re_mp4", "openh264"], &["input"]),
+    (&["openh264"], &["input/video"]),
     (&["metrics"], &["engine", "jobs", "service"]),
     (&["metrics_exporter_prometheus", "opentelemetry", "opentelemetry_sdk", "opentelemetry_otlp"], &["service"]),
     (&["hyper", "hyper_util", "tokio_rustls", "subtle"], &["service"]),

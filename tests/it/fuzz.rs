@@ -60,6 +60,12 @@ fn decoding_keeps_its_limits() {
 }
 
 #[test]
+fn any_bytes_as_a_video_are_frames_or_an_error() {
+    let cut = include_bytes!("../../fixtures/media/xcut_plain.mp4").to_vec();
+    hold("video", laws::video, vec![cut, include_bytes!("../../fixtures/media/rotated.mp4").to_vec()], 1500);
+}
+
+#[test]
 fn requests_are_taken_or_refused_with_a_field() {
     let raw = proto::Frame { data: vec![1; 12], format: 2, width: 2, height: 2, pts_ms: 3 };
     let items = vec![item(file(STILL), "word1"), item(frames(vec![raw.clone(), raw]), "word2")];

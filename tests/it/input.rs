@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use proptest::prelude::*;
 use safetensors::SafeTensors;
-use vljepa::input::{Frame, InputError, MediaLimits, Tokenizer, decode_media};
+use vljepa::input::{Facts, Footage, Frame, InputError, MediaLimits, Tokenizer, decode_media};
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures");
 
@@ -24,12 +24,17 @@ const GOOD: &[(&str, u32, u32, &[u64])] = &[
     ("colour.jpg", 48, 32, &[0]),
     ("colour.png", 48, 32, &[0]),
     ("colour.webp", 48, 32, &[0]),
+    ("cropped.mp4", 46, 30, &[0, 100, 200]),
     ("deep.png", 48, 32, &[0]),
+    ("fragmented.mp4", 48, 32, &[0, 40, 80]),
     ("grey.jpg", 48, 32, &[0]),
     ("one.png", 1, 1, &[0]),
     ("palette.png", 48, 32, &[0]),
+    ("plain.mp4", 48, 32, &[0, 100, 200, 500]),
     ("progressive.jpg", 48, 32, &[0]),
+    ("reordered.mp4", 48, 32, &[0, 40, 80]),
     ("rotated.jpg", 48, 32, &[0]),
+    ("rotated.mp4", 48, 32, &[0, 100, 200, 500]),
     ("wide.png", 65535, 1, &[0]),
 ];
 
@@ -72,7 +77,7 @@ fn every_good_file_is_what_it_shows() {
                 "grey.jpg" => assert!(near(left, [90; 3]) && near(right, [200; 3]), "{name}: {left:?} {right:?}"),
                 _ => assert!(near(left, [220, 30, 30]) && near(right, [30, 30, 220]), "{name}: {left:?} {right:?}"),
             }
-            if name.starts_with("animated") {
+            if times.len() > 1 {
                 let mark = pixel(frame, 4 + 10 * i as u32, 6);
                 assert!(near(mark, [255; 3]), "{name}, frame {i}: {mark:?}");
             }
@@ -85,9 +90,10 @@ fn every_good_file_is_what_it_shows() {
 /// What the files whose names begin with x are refused for.
 fn expected(name: &str) -> fn(&InputError) -> bool {
     match name {
-        "xbomb.png" | "xbomb.gif" | "xbomb.bmp" | "xbomb.jpg" | "xframes.gif" => {
+        "xbomb.png" | "xbomb.gif" | "xbomb.bmp" | "xbomb.jpg" | "xbomb.mp4" | "xframes.gif" | "xtable.mp4" => {
             |error| matches!(error, InputError::TooLarge { .. })
         }
+        "xno_frames.mp4" => |error| matches!(error, InputError::NoFrames { .. }),
         "xempty.jpg" | "xone_byte.png" | "xtext.jpg" | "xsvg.png" => {
             |error| matches!(error, InputError::UnknownFormat { .. })
         }
@@ -120,6 +126,49 @@ fn limits_name_value_and_bound() {
     let bytes = told("colour.bmp", MediaLimits { bytes_max: 100, ..LIMITS });
     assert!(bytes.starts_with("media bytes is ") && bytes.ends_with(", at most 100 allowed"), "{bytes}");
     assert!(decode_media(&file("animated.gif"), &MediaLimits { frames_max: 4, ..LIMITS }).is_ok());
+    let size = told("plain.mp4", MediaLimits { pixels_max: 1535, ..LIMITS });
+    assert_eq!(size, "video is 48 x 32 pixels, at most 1535 allowed");
+    let frames = told("plain.mp4", MediaLimits { frames_max: 3, ..LIMITS });
+    assert_eq!(frames, "frames of the media is 4, at most 3 allowed");
+}
+
+#[test]
+fn a_video_that_cannot_be_shown_says_why() {
+    let told = |name: &str| {
+        let bytes = std::fs::read(format!("{FIXTURES}/media/{name}")).expect("fixture");
+        decode_media(&bytes, &LIMITS).expect_err(name).to_string().replace("MP4 cannot be decoded: ", "")
+    };
+    assert_eq!(told("xhevc.mp4"), "its video is hvc1 (HEVC), must be avc1 (H.264)");
+    assert_eq!(told("xencrypted.mp4"), "its video is encv (encrypted), must be avc1 (H.264)");
+    assert_eq!(told("xsound.mp4"), "it has no video track");
+    assert_eq!(told("xinterlaced.mp4"), "its pictures may be interlaced, which is not supported");
+    assert!(told("xcut_plain.mp4").ends_with("is the file truncated?"), "{}", told("xcut_plain.mp4"));
+    assert!(told("xbomb.mp4").starts_with("video is 16384 x 16384 pixels, at most "), "{}", told("xbomb.mp4"));
+    let webm = decode_media(b"\x1A\x45\xDF\xA3\x9F", &LIMITS).expect_err("no media of ours").to_string();
+    assert_eq!(webm, "media begins with 1a 45 df a3 9f (Matroska or WebM), must be JPEG, PNG, WebP, GIF, BMP or MP4");
+}
+
+/// Whoever wants some frames of a video gets the very same ones, and others are stepped over.
+#[test]
+fn some_frames_of_a_video_are_those_of_all() {
+    let bytes = std::fs::read(format!("{FIXTURES}/demo/star.mp4")).expect("fixture");
+    let limits = MediaLimits { bytes_max: 1 << 20, pixels_max: 1 << 20, frames_max: 100, decode_bytes_max: 16 << 20 };
+    let all = decode_media(&bytes, &limits).expect("a clip");
+    let footage = Footage::open(&bytes, &limits, &mut |_| true).expect("a clip");
+    assert_eq!(footage.facts(), Facts { width: 128, height: 128, frames: 8, duration_ms: 910 });
+    for wanted in [&[0, 1, 2, 3, 4, 5, 6, 7][..], &[2, 5], &[7], &[0], &[]] {
+        let mut got = Vec::new();
+        let each = &mut |at: usize, frame: &Frame| {
+            got.push((at, frame.clone()));
+            Ok(())
+        };
+        let decoded = footage.decode(wanted, &mut |_| true, each).expect("frames");
+        got.sort_by_key(|&(at, _)| at);
+        assert_eq!(got, wanted.iter().map(|&at| (at, all[at].clone())).collect::<Vec<_>>());
+        assert!((wanted.len()..=8).contains(&decoded), "{decoded} for {wanted:?}");
+    }
+    let decoded = footage.decode(&[0], &mut |_| true, &mut |_, _| Ok(())).expect("a frame");
+    assert_eq!(decoded, 1, "the first needs no other");
 }
 
 proptest! {

@@ -162,10 +162,10 @@ async fn the_same_bytes_come_out_whatever_happens_beside_it() {
     assert_eq!(sums(&staged), sums(&again));
 
     let jobs = &mut place.settings.jobs;
-    (jobs.media_at_once, jobs.texts_at_once, jobs.ahead_bytes_max) = (4, 3, 1 << 16);
-    (place.settings.queue.text_cache_items, place.settings.cpu.decode_threads) = (0, 4);
-    // Of eight frames of 128 x 128 pixels two clips at once do not fit: they wait, and do not fail.
-    (place.settings.media.memory_bytes_max, place.settings.service.retry_after_ms) = (500_000, 2);
+    (jobs.media_at_once, jobs.texts_at_once, jobs.ahead_bytes_max) = (1, 3, 1 << 16);
+    (place.settings.queue.text_cache_items, place.settings.cpu.decode_threads) = (0, 1);
+    // Two clips at once do not fit: they wait, and do not fail.
+    place.settings.media.memory_bytes_max = 8 << 20;
     let (narrow, _thread) = engine(&place.settings);
     let others = tokio::spawn({
         let narrow = narrow.clone();

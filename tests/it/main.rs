@@ -19,6 +19,7 @@ mod load;
 mod model_laws;
 mod preprocess;
 mod process;
+mod segments;
 mod service;
 mod settings;
 mod tiny;

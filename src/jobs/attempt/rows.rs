@@ -11,8 +11,10 @@ use tokio::sync::{OwnedSemaphorePermit, RwLock};
 
 use super::Through;
 use super::reader::{MediaRow, Room, Unit};
-use crate::engine::{Call, Class, Embedded, Engine, EngineError, Full, Manner, Media, Question, Trail};
-use crate::input::Sampling;
+use crate::engine::{
+    Answer, Call, Class, ClipFacts, Embedded, Engine, EngineError, Full, Manner, Media, Question, Trail,
+};
+use crate::input::{Sampling, Windows};
 use crate::jobs::inputs::{Root, Unread};
 use crate::jobs::{Done, Failed, Failure, Fault, Item, MediaFacts, MediaPlace, Ranked, Row, Segments, Spec};
 
@@ -56,6 +58,13 @@ impl From<Unread> for Stopped {
 struct Asked {
     file: Vec<u8>,
     text: String,
+}
+
+/// An answer of the engine: about a whole clip, or about a segment of it.
+struct Found {
+    segment_ms: Option<[u64; 2]>,
+    embedded: Embedded,
+    ranked: Option<Ranked>,
 }
 
 impl Embedder {
@@ -161,37 +170,24 @@ impl Embedder {
         };
         let bytes = file.len() as u64;
         let asked = Asked { file, text: question.or_else(|| self.spec.question.clone()).unwrap_or_default() };
-        let done = |embedded: Embedded, ranked, segment_ms| Done {
-            row: number,
-            id: id.into(),
-            segment_ms,
-            media: embedded.usage.clip.map(|clip| MediaFacts {
-                bytes,
-                width: clip.width,
-                height: clip.height,
-                frames: clip.frames,
-                duration_ms: clip.duration_ms,
-            }),
-            embedding: embedded.embedding,
-            ranked,
-            truncated: embedded.usage.truncated,
-        };
-        let Some(segments) = self.spec.segments else {
-            let (embedded, ranked) = self.ask(&asked, Sampling::default()).await?;
-            return Ok(vec![done(embedded, ranked, None)]);
-        };
-        let mut all = Vec::new();
-        let (mut windows, mut at) = (vec![[0, segments.window_ms]], 0);
-        while let Some(&[start, end]) = windows.get(at) {
-            let sampling = Sampling { start_ms: Some(start), end_ms: Some(end), ..Sampling::default() };
-            let (embedded, ranked) = self.ask(&asked, sampling).await?;
-            if let Some(clip) = embedded.usage.clip.filter(|_| at == 0) {
-                windows = windows_of(segments, clip.duration_ms);
-            }
-            all.push(done(embedded, ranked, Some([start, end])));
-            at += 1;
-        }
-        Ok(all)
+        let found = self.ask(&asked).await?.into_iter();
+        Ok(found
+            .map(|Found { segment_ms, embedded: Embedded { embedding, usage, .. }, ranked }| Done {
+                row: number,
+                id: id.into(),
+                segment_ms,
+                embedding,
+                media: usage.clip.map(|ClipFacts { width, height, frames, duration_ms }| MediaFacts {
+                    bytes,
+                    width,
+                    height,
+                    frames,
+                    duration_ms,
+                }),
+                ranked,
+                truncated: usage.truncated,
+            })
+            .collect())
     }
 
     /// Reads a file, when there is room for it.
@@ -205,17 +201,17 @@ impl Embedder {
 
     /// Asks one question, and ranks the candidates if there are any. A row whose time runs out among others of its shard
     /// gets it once more without them: how many are asked at once must not fail it.
-    async fn ask(&self, asked: &Asked, sampling: Sampling) -> Result<(Embedded, Option<Ranked>), Stopped> {
+    async fn ask(&self, asked: &Asked) -> Result<Vec<Found>, Stopped> {
         let mut alone = false;
         loop {
             let outcome = match alone {
                 false => {
                     let _beside = self.company.read().await;
-                    self.ask_once(asked, sampling).await
+                    self.ask_once(asked).await
                 }
                 true => {
                     let _alone = self.company.write().await;
-                    self.ask_once(asked, sampling).await
+                    self.ask_once(asked).await
                 }
             };
             match outcome {
@@ -226,16 +222,31 @@ impl Embedder {
         }
     }
 
-    async fn ask_once(&self, asked: &Asked, sampling: Sampling) -> Result<(Embedded, Option<Ranked>), EngineError> {
-        let question = Question { media: Media::File(asked.file.clone()), sampling, text: asked.text.clone() };
+    async fn ask_once(&self, asked: &Asked) -> Result<Vec<Found>, EngineError> {
+        let media = Media::File(asked.file.clone());
+        let question = Question { media, sampling: Sampling::default(), text: asked.text.clone() };
         let candidates = &self.spec.candidates;
-        if candidates.is_empty() {
-            let embedded = self.engine.predict(vec![Ok(question)], self.call()).await.remove(0)?;
-            return Ok((embedded, None));
-        }
-        let answer = self.engine.answer(question, Manner::Choose(candidates.clone()), self.call()).await?;
-        let scores = answer.choices.iter().map(|choice| choice.score).collect();
-        Ok((answer.embedded, Some(Ranked { answer: answer.text, scores })))
+        let manner = (!candidates.is_empty()).then(|| Manner::Choose(candidates.clone()));
+        Ok(match (self.spec.segments, manner) {
+            (Some(Segments { window_ms, stride_ms }), manner) => {
+                let windows = Windows { window_ms, stride_ms };
+                let segments = self.engine.segments(question, windows, manner, self.call()).await?;
+                segments.into_iter().map(|segment| Found::of(segment.answer, Some(segment.range_ms))).collect()
+            }
+            (None, Some(manner)) => vec![Found::of(self.engine.answer(question, manner, self.call()).await?, None)],
+            (None, None) => {
+                let embedded = self.engine.predict(vec![Ok(question)], self.call()).await.remove(0)?;
+                vec![Found { segment_ms: None, embedded, ranked: None }]
+            }
+        })
+    }
+}
+
+impl Found {
+    fn of(Answer { text, choices, embedded }: Answer, segment_ms: Option<[u64; 2]>) -> Self {
+        let scores: Vec<f32> = choices.iter().map(|choice| choice.score).collect();
+        let ranked = (!scores.is_empty()).then_some(Ranked { answer: text, scores });
+        Self { segment_ms, embedded, ranked }
     }
 }
 
@@ -244,13 +255,6 @@ fn text_of(row: &Row) -> Option<&String> {
         Ok(Item::Text(text)) => Some(text),
         _ => None,
     }
-}
-
-/// The windows of a clip whose last frame is shown at `duration_ms`; the last one is as long as the others, or the clip
-/// ends in it.
-fn windows_of(segments: Segments, duration_ms: u64) -> Vec<[u64; 2]> {
-    let starts = (0..=duration_ms).step_by(segments.stride_ms.max(1) as usize);
-    starts.map(|start| [start, start + segments.window_ms]).collect()
 }
 
 /// Runs what waits for the disk away from the async threads.

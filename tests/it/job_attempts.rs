@@ -3,8 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arrow_array::{ArrayRef, BinaryArray, RecordBatch, StringArray};
 use tempfile::TempDir;
 use vljepa::engine::{Call, Class, Engine, Full, ModelThread};
 use vljepa::jobs::files::Files;
@@ -181,6 +183,33 @@ async fn the_same_bytes_come_out_whatever_happens_beside_it() {
     for beside in [one, two] {
         assert_eq!(sums(&staged), sums(&beside.expect("staged").0));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn media_within_a_table_are_the_media_beside_it() {
+    let ids: Vec<String> = (0..30).map(|at| at.to_string()).collect();
+    let name = |at: usize| if at.is_multiple_of(2) { "star.gif" } else { "squares.jpg" };
+    let lines = ids.iter().zip(0..).map(|(id, at)| format!(r#"{{"id": "{id}", "media": "{}"}}"#, name(at)));
+    let mut place = Place::new(&lines.collect::<Vec<_>>());
+    // Room for less than what is read ahead.
+    place.settings.jobs.ahead_bytes_max = 1 << 16;
+    let (engine, _thread) = engine(&place.settings);
+    let beside = place.attempt(&engine).await.expect("staged").0;
+
+    let media = (0..30).map(|at| Some(if at % 2 == 0 { STAR } else { SQUARES })).collect::<BinaryArray>();
+    let columns: [(&str, ArrayRef); 2] =
+        [("id", Arc::new(StringArray::from_iter_values(&ids))), ("bytes", Arc::new(media))];
+    let rows = RecordBatch::try_from_iter(columns).expect("columns of one length");
+    let path = place.folder.path().join("in.parquet");
+    let file = std::fs::File::create(&path).expect("made");
+    let mut writer = parquet::arrow::ArrowWriter::try_new(file, rows.schema(), None).expect("a writer");
+    writer.write(&rows).expect("written");
+    writer.close().expect("closed");
+    place.spec.input.location = path.to_str().expect("UTF-8").into();
+    place.spec.input.kind = InputKind::Parquet;
+    let within = place.attempt(&engine).await.expect("staged").0;
+    assert_eq!(within.tally.succeeded, 30);
+    assert_eq!(sums(&within), sums(&beside));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,6 +12,7 @@ pub mod nn;
 pub mod service;
 pub mod train;
 
+pub mod allocator;
 pub mod embedding;
 pub mod input;
 pub mod kernel;

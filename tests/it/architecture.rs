@@ -17,6 +17,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("nn", 2),
     ("kernel", 1),
     ("input", 1),
+    ("allocator", 1),
     ("embedding", 1),
     ("segment", 1),
     ("settings", 1),
@@ -47,7 +48,8 @@ const PLACES: &[(&[&str], &[&str])] = &[
     (&["toml"], &["settings", "service/keys.rs", "service/keys"]),
     (&["clap", "indicatif", "tracing_subscriber", "hdrhistogram"], &["cli"]),
     (&["memmap2"], &["nn/weights/checkpoint.rs"]),
-    (&["unsafe"], &["kernel", "nn/weights/checkpoint.rs"]),
+    (&["tikv_jemallocator"], &["allocator.rs"]),
+    (&["unsafe"], &["kernel", "nn/weights/checkpoint.rs", "allocator.rs"]),
     (&["env::var", "env::var_os", "env::vars", "env::vars_os", "option_env"], &["settings"]),
 ];
 

@@ -118,6 +118,11 @@ impl Admission {
         self.lock().loads
     }
 
+    /// What one guest usually costs, tokens; 0 before the first.
+    pub fn usual_cost(&self) -> usize {
+        self.lock().usual_cost
+    }
+
     /// Lets `load` in, or nothing of it if it does not fit now.
     pub fn enter(&self, class: Class, load: Load) -> Option<Permit> {
         let mut inside = self.lock();
@@ -130,8 +135,7 @@ impl Admission {
 
     /// Lets one in whose cost is not known yet, for what one usually costs.
     pub fn enter_unknown(&self, class: Class) -> Option<Permit> {
-        let usual = self.lock().usual_cost;
-        self.enter(class, Load::one(usual.clamp(1, self.max_of(class).cost.max(1))))
+        self.enter(class, Load::one(self.usual_cost().clamp(1, self.max_of(class).cost.max(1))))
     }
 
     /// Waits until `enter` finds room.

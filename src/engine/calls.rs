@@ -223,9 +223,7 @@ impl Engine {
         work: impl FnOnce(&Inner, &Wanted) -> Result<T, EngineError> + Send + 'static,
     ) -> Result<T, EngineError> {
         let inner = self.0.clone();
-        let [least, most] = self.0.retry_bounds();
-        let hint = |backlog: Duration| backlog.min(most).max(least);
-        self.0.prepare.run(call, hint, move |wanted| work(&inner, wanted)).await
+        self.0.prepare.run(call, move |wanted| work(&inner, wanted)).await
     }
 
     /// Comes in by the door before anything is done for it: who is refused later has cost others their time.
@@ -235,6 +233,11 @@ impl Engine {
             _ if left.is_zero() => return Err(EngineError::DeadlineExceeded),
             _ if call.full == Full::Wait => {
                 return Ok(self.0.door.when_free(|door| door.enter_unknown(call.class)).await);
+            }
+            // Its deadline alone is too near, not that others are before it: coming again as hurried would not help.
+            Some(_) if left < self.0.usual() => {
+                tokio::time::sleep_until(call.deadline.into()).await;
+                return Err(EngineError::DeadlineExceeded);
             }
             Some(retry_after) => {
                 seen::refused("deadline");
@@ -333,6 +336,12 @@ impl Inner {
         let wait = model.max(self.prepare.backlog()).saturating_mul(3) / 2;
         let [least, most] = self.retry_bounds();
         (wait > left).then(|| wait.saturating_sub(left).min(most).max(least))
+    }
+
+    /// What a request usually takes when nobody is before it.
+    fn usual(&self) -> Duration {
+        let model = come_again(self.door.usual_cost(), self.line.tokens_per_second(), [Duration::ZERO, Duration::MAX]);
+        self.prepare.usual().saturating_add(model)
     }
 
     /// When the queue's backlog will have been worked off.

@@ -3,17 +3,15 @@
 //! This is processor time spent on hostile bytes, so it happens off the async threads, on a bounded number of
 //! blocking ones, and a panic in a decoder is an error of its request alone.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::admission::{Admission, Load, Permit};
 use super::error::EngineError;
-use super::request::{Call, Class, Full};
-use super::seen;
+use super::request::{Call, Class};
 use crate::settings::Settings;
 
 /// Whether a request is still worth working for; asked between its pieces.
@@ -98,10 +96,11 @@ impl Turn {
     }
 }
 
-/// The pool that prepares requests.
+/// The pool that prepares requests. It has no bound of its own: whoever comes has a place by the door, and keeps it while
+/// being here.
 #[derive(Debug)]
 pub struct Prepare {
-    waiting: Admission,
+    inside: Arc<AtomicUsize>,
     threads: Arc<Semaphore>,
     threads_count: usize,
     /// Sessions and jobs pass a gate of their own first, so that a query has few of them before it.
@@ -111,7 +110,7 @@ pub struct Prepare {
 }
 
 impl Prepare {
-    /// With as many requests waiting as the queue may hold.
+    /// With the threads of `settings`.
     pub fn new(settings: &Settings) -> Self {
         let threads_count = match settings.cpu.decode_threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -119,7 +118,7 @@ impl Prepare {
         };
         let gate = || Some(Arc::new(Semaphore::new((threads_count / 2).max(1))));
         Self {
-            waiting: Admission::new(Load { items: settings.queue.items_max, cost: 0 }, &settings.queue),
+            inside: Arc::default(),
             threads: Arc::new(Semaphore::new(threads_count)),
             threads_count,
             gates: [None, gate(), gate()],
@@ -128,21 +127,20 @@ impl Prepare {
     }
 
     /// Runs `work` when a thread is free; it does not start if the caller goes away before, and is told if the caller
-    /// goes away meanwhile. Who finds no room is told to come again after what the backlog takes, made fit by `hint`.
+    /// goes away meanwhile.
     pub async fn run<T: Send + 'static>(
         &self,
         call: &Call,
-        hint: impl FnOnce(Duration) -> Duration,
         work: impl FnOnce(&Wanted) -> Result<T, EngineError> + Send + 'static,
     ) -> Result<T, EngineError> {
-        let waiting = self.enter(call, hint).await?;
+        let inside = Inside::one(&self.inside);
         let places = self.places(call.class);
         let held = places.take().await?;
         let (wanted, started) = (Wanted::until(call.deadline), Instant::now());
         let _leaving = wanted.leaving();
         let running = tokio::task::spawn_blocking(move || {
             // All are held by the thread itself: a caller that leaves does not free it.
-            let _held = (waiting, held);
+            let _held = (inside, held);
             wanted.check()?;
             work(&wanted)
         });
@@ -158,49 +156,35 @@ impl Prepare {
         call: &Call,
         work: impl FnOnce(&Wanted, &mut Turn) -> Result<T, EngineError> + Send + 'static,
     ) -> Result<T, EngineError> {
-        let waiting = self.enter(call, |backlog| backlog).await?;
+        let inside = Inside::one(&self.inside);
         let places = self.places(call.class);
         let mut turn = Turn { held: Some(places.take().await?), places, runtime: Handle::current() };
         let wanted = Wanted { left: Arc::default(), deadline: Instant::now() + UNBOUNDED };
         let _leaving = wanted.leaving();
         let running = tokio::task::spawn_blocking(move || {
-            let _waiting = waiting;
+            let _inside = inside;
             work(&wanted, &mut turn)
         });
         running.await.unwrap_or_else(|_| Err(panicked()))
-    }
-
-    async fn enter(&self, call: &Call, hint: impl FnOnce(Duration) -> Duration) -> Result<Permit, EngineError> {
-        let (class, place) = (call.class, Load::one(0));
-        match (self.waiting.enter(class, place), call.full) {
-            (Some(waiting), _) => Ok(waiting),
-            (None, Full::Wait) => Ok(self.waiting.when_free(|door| door.enter(class, place)).await),
-            (None, Full::Refuse) => {
-                seen::refused("preparation");
-                let retry_after = hint(self.backlog());
-                Err(EngineError::Overloaded { what: "the preparation queue", retry_after })
-            }
-        }
     }
 
     fn places(&self, class: Class) -> Places {
         Places { gate: self.gates[class as usize].clone(), threads: self.threads.clone() }
     }
 
-    /// What is being prepared or waits for it, and the most that may.
-    pub fn load(&self) -> (usize, usize) {
-        (self.waiting.inside().iter().map(|load| load.items).sum(), self.waiting.max().items)
+    /// What is being prepared or waits for it.
+    pub fn items(&self) -> usize {
+        self.inside.load(Ordering::Relaxed)
     }
 
-    /// How full it is for a class, 0 to 1: at 1 it is refused.
-    pub fn fullness(&self, class: Class) -> f64 {
-        self.waiting.fullness(class)
+    /// What one request takes, by what the last ones took.
+    pub fn usual(&self) -> Duration {
+        *self.usual.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How long what is here takes, by what the last ones took.
     pub fn backlog(&self) -> Duration {
-        let usual = *self.usual.lock().unwrap_or_else(PoisonError::into_inner);
-        usual.saturating_mul(self.load().0.div_ceil(self.threads_count) as u32)
+        self.usual().saturating_mul(self.items().div_ceil(self.threads_count) as u32)
     }
 
     fn learn(&self, took: Duration) {
@@ -209,14 +193,29 @@ impl Prepare {
     }
 }
 
+/// One that is counted until it is dropped.
+struct Inside(Arc<AtomicUsize>);
+
+impl Inside {
+    fn one(all: &Arc<AtomicUsize>) -> Self {
+        all.fetch_add(1, Ordering::Relaxed);
+        Self(all.clone())
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::sync::mpsc;
 
-    fn prepare(waiting_max: usize) -> Arc<Prepare> {
+    fn prepare() -> Arc<Prepare> {
         let mut settings = Settings::default();
-        settings.queue.items_max = waiting_max;
         settings.cpu.decode_threads = 1;
         Arc::new(Prepare::new(&settings))
     }
@@ -229,37 +228,42 @@ mod tests {
         prepare: &Prepare,
         work: impl FnOnce() -> Result<T, EngineError> + Send + 'static,
     ) -> Result<T, EngineError> {
-        prepare.run(&call(Class::Interactive), |backlog| backlog, |_| work()).await
+        prepare.run(&call(Class::Interactive), |_| work()).await
     }
 
     #[tokio::test]
     async fn a_panic_is_an_error_of_its_request_alone() {
-        let prepare = prepare(1);
+        let prepare = prepare();
         let outcome: Result<(), _> = run(&prepare, || panic!("a decoder's bug")).await;
         assert!(matches!(outcome, Err(EngineError::Internal(_))), "{outcome:?}");
         assert_eq!(run(&prepare, || Ok(7)).await, Ok(7));
     }
 
     #[tokio::test]
-    async fn a_full_pool_refuses_at_once() {
-        let prepare = prepare(1);
+    async fn who_is_here_is_counted_to_the_end_of_the_work() {
+        let prepare = prepare();
         let (finish, finished) = mpsc::channel::<()>();
         let busy = tokio::spawn({
             let prepare = prepare.clone();
             async move { run(&prepare, move || finished.recv().map_err(|_| EngineError::Stopped)).await }
         });
-        while prepare.load().0 == 0 {
+        let waiting = tokio::spawn({
+            let prepare = prepare.clone();
+            async move { run(&prepare, || Ok(())).await }
+        });
+        while prepare.items() < 2 {
             tokio::task::yield_now().await;
         }
-        assert!(matches!(run(&prepare, || Ok(())).await, Err(EngineError::Overloaded { .. })));
         finish.send(()).expect("it waits");
         assert_eq!(busy.await.expect("no panic"), Ok(()));
-        assert_eq!(run(&prepare, || Ok(())).await, Ok(()));
+        assert_eq!(waiting.await.expect("no panic"), Ok(()));
+        assert_eq!(prepare.items(), 0);
+        assert!(prepare.usual() > Duration::ZERO && prepare.backlog() == Duration::ZERO);
     }
 
     #[tokio::test]
     async fn work_is_told_that_its_caller_has_left() {
-        let prepare = prepare(4);
+        let prepare = prepare();
         let (begun, begins) = mpsc::channel();
         let (told, tells) = mpsc::channel();
         let caller = tokio::spawn({
@@ -273,7 +277,7 @@ mod tests {
                     told.send(()).expect("the test waits");
                     Ok(())
                 };
-                prepare.run(&call(Class::Interactive), |backlog| backlog, work).await
+                prepare.run(&call(Class::Interactive), work).await
             }
         });
         while begins.try_recv().is_err() {
@@ -288,7 +292,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_query_has_one_job_before_it_however_many_wait() {
-        let prepare = prepare(64);
+        let prepare = prepare();
         let (order, ends) = mpsc::channel();
         let (finish, finished) = mpsc::channel::<()>();
         let mut jobs = tokio::task::JoinSet::new();
@@ -299,18 +303,18 @@ mod tests {
                     work();
                     order.send(class).map_err(|_| EngineError::Stopped)
                 };
-                prepare.run(&call(class), |backlog| backlog, work).await
+                prepare.run(&call(class), work).await
             });
         };
         spawn(&mut jobs, Class::Job, Box::new(move || finished.recv().expect("the test says when")));
         for _ in 0..8 {
             spawn(&mut jobs, Class::Job, Box::new(|| ()));
         }
-        while prepare.load().0 < 9 {
+        while prepare.items() < 9 {
             tokio::task::yield_now().await;
         }
         spawn(&mut jobs, Class::Interactive, Box::new(|| ()));
-        while prepare.load().0 < 10 {
+        while prepare.items() < 10 {
             tokio::task::yield_now().await;
         }
         finish.send(()).expect("it waits");

@@ -19,8 +19,6 @@ pub struct Snapshot {
     pub running: Load,
     /// Requests that are being prepared or wait for it.
     pub preparing_items: usize,
-    /// The most of these.
-    pub preparing_items_max: usize,
     /// Memory of everything decoded that is not answered yet, bytes.
     pub media_bytes: u64,
     /// The most of it.
@@ -39,17 +37,15 @@ impl Snapshot {
     pub(super) fn of(inner: &Inner) -> Self {
         let (line, inside) = (inner.line.glance(), inner.door.inside());
         let by_class = |loads: [Load; Class::ALL.len()]| Class::ALL.map(|class| (class, loads[class as usize]));
-        let (preparing_items, preparing_items_max) = inner.prepare.load();
         let memory = inner.studio.memory();
         let held = memory.held_bytes() as f64 / memory.bytes_max().max(1) as f64;
-        let full = inner.door.fullness(Class::Interactive).max(inner.prepare.fullness(Class::Interactive));
+        let full = inner.door.fullness(Class::Interactive);
         Self {
             waiting: by_class(line.waiting),
             admitted: by_class(inside),
             admitted_max: inner.door.max(),
             running: line.running,
-            preparing_items,
-            preparing_items_max,
+            preparing_items: inner.prepare.items(),
             media_bytes: memory.held_bytes(),
             media_bytes_max: memory.bytes_max(),
             saturation: full.max(held).min(1.0),

@@ -4,11 +4,13 @@
 mod bundle;
 mod convert;
 mod decode;
+mod elements;
 mod line;
 mod ternary;
 
 pub use bundle::bundle;
 pub use convert::convert;
 pub use decode::{decode, video};
+pub use elements::elements;
 pub use line::line;
 pub use ternary::ternary;

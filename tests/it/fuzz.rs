@@ -67,19 +67,28 @@ fn any_bytes_as_a_video_are_frames_or_an_error() {
 
 #[test]
 fn requests_are_taken_or_refused_with_a_field() {
+    hold("convert", laws::convert, requests(), 2000);
+}
+
+#[test]
+fn no_message_unfolds_to_more_than_was_counted() {
+    hold("elements", laws::elements, requests(), 2000);
+}
+
+/// Sound requests of every kind.
+fn requests() -> Vec<Vec<u8>> {
     let raw = proto::Frame { data: vec![1; 12], format: 2, width: 2, height: 2, pts_ms: 3 };
     let items = vec![item(file(STILL), "word1"), item(frames(vec![raw.clone(), raw]), "word2")];
     let sampling = Some(proto::Sampling { frames: Some(2), fps: Some(2.0), start_ms: Some(1), end_ms: Some(9) });
     let generation = Some(proto::Generation { max_tokens: 3, temperature: 0.5, top_p: 0.5, seed: 1 });
     let spoken = proto::AnswerRequest { sampling, generation, priority: 2, ..ask(file(b"x"), &[]) };
-    let sound = vec![
+    vec![
         proto::PredictRequest { items, ..Default::default() }.encode_to_vec(),
         proto::EncodeTextRequest { texts: vec!["word1".into(); 3], ..Default::default() }.encode_to_vec(),
         ask(file(b"x"), &["word1", "word2"]).encode_to_vec(),
         spoken.encode_to_vec(),
         proto::UploadMediaHeader { bytes: Some(5), sha256: vec![7; 32] }.encode_to_vec(),
-    ];
-    hold("convert", laws::convert, sound, 2000);
+    ]
 }
 
 #[test]

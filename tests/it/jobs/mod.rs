@@ -8,3 +8,4 @@ mod run;
 pub mod samples;
 mod service;
 pub mod store_laws;
+mod survival;

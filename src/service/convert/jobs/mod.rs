@@ -52,6 +52,9 @@ pub(in crate::service) async fn new_job(
     let found = tokio::task::spawn_blocking(move || grounds.find(&input, &output)).await;
     let found = found.map_err(|error| EngineError::Internal(error.to_string()))?;
     (spec.input.location, spec.output.location) = found?;
+    if spec.question.is_none() && spec.input.kind == InputKind::Files {
+        return Err(invalid("spec.question", "is empty, media files bring none of their own"));
+    }
     Ok(new)
 }
 
@@ -84,9 +87,6 @@ fn spec_of(spec: proto::JobSpec, target: &Target) -> Checked<Spec> {
         true => None,
         false => Some(text("question", spec.question, settings)?),
     };
-    if question.is_none() && input.kind == InputKind::Files {
-        return Err(invalid("question", "is empty, media files bring none of their own"));
-    }
     count("candidates", spec.candidates.len(), 0, settings.text.candidates_max)?;
     let candidate = |(at, one)| text(&format!("candidates[{at}]"), one, settings);
     let (default, max) = (settings.service.deadline_default_ms, settings.service.deadline_max_ms);

@@ -24,6 +24,8 @@ pub const ROWS: u64 = 10;
 pub enum Fate {
     Fails(Fault),
     Panics,
+    /// It makes other bytes than all others.
+    ComesOutOtherwise,
 }
 
 /// Work that is counted.
@@ -197,9 +199,13 @@ impl Work for Fake {
         match fate {
             Some(Fate::Fails(fault)) => Err(fault),
             Some(Fate::Panics) => panic!("it is told to"),
-            None => {
+            otherwise => {
                 meter.add(ROWS - ROWS / 2);
-                Ok(self.stage(&job.id, shard.index))
+                let mut staged = self.stage(&job.id, shard.index);
+                if otherwise.is_some() {
+                    staged.files[0].sha256 = "other".into();
+                }
+                Ok(staged)
             }
         }
     }
@@ -209,7 +215,7 @@ impl Work for Fake {
         let mut inner = self.inner();
         if inner.staged.remove(&staged.attempt).is_some() {
             inner.files.insert(key, staged.attempt.clone());
-        } else if inner.files.get(&key) != Some(&staged.attempt) {
+        } else if !inner.files.contains_key(&key) {
             return Err(Fault::Broken(format!("{} is gone", staged.attempt)));
         }
         drop(inner);

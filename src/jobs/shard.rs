@@ -73,6 +73,14 @@ pub struct Staged {
     pub tally: Tally,
 }
 
+impl Staged {
+    /// Whether its files have the names and the bytes of another attempt's.
+    pub fn same_bytes(&self, other: &Self) -> bool {
+        let of = |file: &StagedFile| (file.name.clone(), file.bytes, file.sha256.clone());
+        self.files.iter().map(of).eq(other.files.iter().map(of))
+    }
+}
+
 /// What the store knows of a shard that somebody has finished: the one attempt whose files count. From here on the
 /// shard can only go forward: whoever finds the record unsettled gives the files their names and settles it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

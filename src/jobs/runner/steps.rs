@@ -101,10 +101,13 @@ impl Tools {
                     return Ok(moved);
                 }
                 match record {
-                    Some(record) if record.settled => self.lost(&job, &record).await?,
-                    Some(record) => {
-                        moved = Some(forward(&*self.store, &*self.work, &job, shard.index, &record).await?);
+                    Some(record) if record.settled => {
+                        if let Some(name) = self.work.lost(&job, &record.staged).await? {
+                            let problem = format!("{name} is not there any more as it was written");
+                            self.mend(&job, &shard, &record, &problem, &stop).await?;
+                        }
                     }
+                    Some(record) => moved = self.forward(&job, &shard, &record, &stop).await?.or(moved),
                     None => {}
                 }
             }
@@ -113,11 +116,44 @@ impl Tools {
         Ok(moved)
     }
 
-    async fn lost(&self, job: &Job, record: &Record) -> Result<(), Fault> {
-        match self.work.lost(job, &record.staged).await? {
-            Some(name) => Err(Fault::Broken(format!("{name} was written and is not there any more as it was"))),
-            None => Ok(()),
+    /// Makes a decided shard count; where its files are damaged, by those of another attempt.
+    async fn forward(&self, job: &Job, shard: &Shard, record: &Record, stop: &CancellationToken) -> Outcome {
+        match forward(&*self.store, &*self.work, job, shard.index, record).await {
+            Err(Halt::Fault(Fault::Broken(problem))) => {
+                if !self.mend(job, shard, record, &problem, stop).await? {
+                    return Ok(None);
+                }
+                forward(&*self.store, &*self.work, job, shard.index, record).await.map(Some)
+            }
+            forwarded => forwarded.map(Some),
         }
+    }
+
+    /// Makes files anew that are not as they were: the same rows give the same bytes, and only those are taken. Tells
+    /// whether it was not stopped before.
+    async fn mend(
+        &self,
+        job: &Job,
+        shard: &Shard,
+        record: &Record,
+        problem: &str,
+        stop: &CancellationToken,
+    ) -> Result<bool, Fault> {
+        tracing::warn!(job = %job.id, shard = shard.index, "{problem}: it is computed anew");
+        let meter = self.live.begin(&job.id, shard.index);
+        let staged = tokio::select! {
+            biased;
+            () = stop.cancelled() => None,
+            staged = self.work.attempt(job, shard, &meter) => Some(staged),
+        };
+        self.live.end(&job.id, shard.index);
+        let Some(staged) = staged.transpose()? else { return Ok(false) };
+        if !staged.same_bytes(&record.staged) {
+            self.work.discard(job, &staged.attempt).await?;
+            return Err(Fault::Broken(format!("{problem}, and shard {} comes out otherwise now", shard.index)));
+        }
+        self.work.publish(job, &staged).await?;
+        Ok(true)
     }
 
     /// Waits a little.

@@ -349,20 +349,49 @@ async fn what_was_decided_before_a_crash_is_rolled_forward() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_part_that_gets_lost_is_found_out_when_the_job_goes_on() {
-    let house = House::new(Fake::held(3));
-    let running = house.run();
+async fn a_part_that_gets_lost_is_made_anew_when_the_job_goes_on_if_it_is_the_same_again() {
+    for otherwise in [false, true] {
+        let house = House::new(Fake::held(3));
+        let running = house.run();
+        let id = house.make("a", Rank::Normal).await;
+        house.fake.gate.add_permits(1);
+        house.fake.until("publish", 1).await;
+        house.fake.until("begin", 3).await;
+        running.end().await;
+        house.fake.lose(&id, &part(0));
+        if otherwise {
+            house.fake.doom(0, Fate::ComesOutOtherwise);
+        }
+        let house = house.again();
+        house.fake.gate.add_permits(3);
+        let running = house.run();
+        if otherwise {
+            let view = house.until(&id, State::Failed).await;
+            let reason = "part-00000 is not there any more as it was written, and shard 0 comes out otherwise now";
+            assert_eq!((&*view.job.reason, house.fake.staged()), (reason, 0));
+        } else {
+            let view = house.until(&id, State::Succeeded).await;
+            assert_eq!((house.fake.files(&id), view.job.progress.tally.rows()), (parts(3), 3 * ROWS));
+        }
+        running.end().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_decided_part_whose_files_are_damaged_is_made_anew() {
+    let house = House::new(Fake::free(2));
     let id = house.make("a", Rank::Normal).await;
-    house.fake.gate.add_permits(1);
-    house.fake.until("publish", 1).await;
-    house.fake.until("begin", 3).await;
-    running.end().await;
-    house.fake.lose(&id, &part(0));
-    let house = house.again();
-    let running = house.run();
-    let view = house.until(&id, State::Failed).await;
-    assert_eq!(view.job.reason, "part-00000 was written and is not there any more as it was");
-    running.end().await;
+    let store = Embedded::open(&house.directory.path().join("other"), 9).expect("it is new");
+    let job = store.create(house.view(&id).await.job).await.expect("there is room");
+    let (shards, plan) = crate::jobs::Work::plan(&*house.fake, &job).await.expect("nothing is wrong");
+    store.plan(&id, shards, plan).await.expect("it is there");
+    let staged = house.fake.stage(&id, 1);
+    crate::jobs::Work::discard(&*house.fake, &job, &staged.attempt).await.expect("it was there");
+    store.decide(&id, 1, staged).await.expect("it is there");
+    let jobs = Jobs::of(house.fake.clone(), Arc::new(store), &Settings::default());
+    let view = jobs.finish(&id, None, std::future::pending()).await.expect("nothing is wrong");
+    assert_eq!((view.job.state, view.job.progress.tally.rows()), (State::Succeeded, 2 * ROWS));
+    assert_eq!((house.fake.files(&id), house.fake.staged()), (parts(2), 0));
 }
 
 #[tokio::test(start_paused = true)]

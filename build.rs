@@ -2,12 +2,13 @@
 
 use std::{env, error::Error, path::PathBuf};
 
-const FILES: [&str; 5] = [
+const FILES: [&str; 6] = [
     "vljepa/v1/answer_service.proto",
     "vljepa/v1/embedding_service.proto",
     "vljepa/v1/job_service.proto",
     "vljepa/v1/media_service.proto",
     "vljepa/v1/model_service.proto",
+    "vljepa/v1/watch_service.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -11,6 +11,7 @@ pub mod model;
 pub mod nn;
 pub mod service;
 pub mod train;
+pub mod watch;
 
 pub mod allocator;
 pub mod embedding;

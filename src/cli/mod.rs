@@ -6,6 +6,7 @@
 mod ask;
 mod bench;
 mod bundle;
+mod chart;
 mod client;
 mod demo;
 mod embed;

@@ -237,6 +237,31 @@ concerns! {
         /// Directory of their files, which should be a disk; none: the system's for temporary files.
         directory: Option<PathBuf> = None, FILE, "VLJEPA_UPLOADS_DIRECTORY";
     }
+    /// Live sessions.
+    watch: WatchSettings {
+        /// Sessions at once, those included whose call broke and that may be taken up again; a further one is refused.
+        sessions_max: usize = 64, 0..=1 << 16, "VLJEPA_WATCH_SESSIONS_MAX";
+        /// Standing queries of one session.
+        queries_max: usize = 8, 1..=1 << 10, "VLJEPA_WATCH_QUERIES_MAX";
+        /// Length of a window, milliseconds.
+        window_ms_max: u64 = 600_000, 1..=86_400_000, "VLJEPA_WATCH_WINDOW_MS_MAX";
+        /// Frames of one session that wait: its credits.
+        frames_waiting_max: usize = 32, 1..=1 << 12, "VLJEPA_WATCH_FRAMES_WAITING_MAX";
+        /// Frames of one session that wait, bytes as they came; a larger one is alone.
+        bytes_waiting_max: usize = 32 << 20, 1 << 10..=1 << 32, "VLJEPA_WATCH_BYTES_WAITING_MAX";
+        /// Frames of one window that are kept; of more, those that are not looked at are let go.
+        window_frames_max: usize = 1024, 2..=1 << 16, "VLJEPA_WATCH_WINDOW_FRAMES_MAX";
+        /// Changes of queries, flushes and embeddings to speak of that wait.
+        requests_waiting_max: usize = 64, 1..=1 << 12, "VLJEPA_WATCH_REQUESTS_WAITING_MAX";
+        /// Events that are kept until they are acknowledged; beyond it nothing is computed.
+        events_kept_max: usize = 1024, 1..=1 << 20, "VLJEPA_WATCH_EVENTS_KEPT_MAX";
+        /// Time that a session whose call broke is kept for whoever takes it up again, milliseconds.
+        resume_ms: u64 = 60_000, 0..=86_400_000, "VLJEPA_WATCH_RESUME_MS";
+        /// Time without a message of the client after which a session ends, milliseconds.
+        idle_ms: u64 = 300_000, 1..=86_400_000, "VLJEPA_WATCH_IDLE_MS";
+        /// Time in which a window must be looked at, or an embedding put into words, milliseconds.
+        patience_ms: u64 = 30_000, 1..=3_600_000, "VLJEPA_WATCH_PATIENCE_MS";
+    }
     /// Batch jobs.
     jobs: JobSettings {
         /// Directory of the store of jobs; none: there are no jobs.

@@ -15,6 +15,7 @@ mod render;
 mod scenario;
 mod shapes;
 mod stage;
+mod stream;
 mod vocabulary;
 
 pub use family::{Family, Question, majority};
@@ -25,6 +26,7 @@ pub use labels::{
 pub use palette::{Colour, Direction, HELD_OUT_PAIRS, Pairs, Pattern, Shape, Size};
 pub use phrasing::Phrasings;
 pub use scenario::{Background, Event, Key, Light, Object, Pose, Scenario};
+pub use stream::{Annotation, Stream, StreamConfig};
 pub use vocabulary::vocabulary;
 
 use rand::{Rng, SeedableRng};

@@ -4,6 +4,10 @@
 //! and merges neighbours; [`Gate`] sees one embedding at a time and decides at once. Both stand on the lowest floor because
 //! the model's verification and the engine's streams need the same ones, and neither may know the other.
 
+mod segmenter;
+
+pub use segmenter::{Decision, Held, Policy, Segmenter, Trigger};
+
 /// A run of consecutive embeddings `[start, end)` and their mean.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Segment {

@@ -1,0 +1,109 @@
+//! What a session is asked to do, and what is sent to it.
+
+use crate::embedding::Embedding;
+use crate::engine::{Manner, MediaFrame};
+use crate::segment::Policy;
+
+/// What a session is asked to do.
+#[derive(Debug, Clone)]
+pub struct Spec {
+    /// The standing queries; one at least.
+    pub queries: Vec<Query>,
+    /// How frames become windows.
+    pub view: View,
+    /// When an embedding becomes words.
+    pub decode: Decode,
+    /// What becomes of frames that come faster than they are understood.
+    pub drops: Drops,
+}
+
+/// A question that is asked of every window.
+#[derive(Debug, Clone)]
+pub struct Query {
+    /// The question.
+    pub question: String,
+    /// How it is put into words; none: it never is.
+    pub manner: Option<Manner>,
+}
+
+/// How frames become windows: one covers `[start, start + window_ms)`, a new one begins every `stride_ms`, from the first
+/// frame's time on.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct View {
+    /// Length of a window, milliseconds.
+    pub window_ms: u64,
+    /// From the beginning of one window to that of the next, milliseconds, at most the window.
+    pub stride_ms: u64,
+    /// How many frames of a window are looked at; none: the model's own number.
+    pub frames: Option<usize>,
+    /// Mean difference of two pictures as the model sees them, 0 to 255 levels, up to which they are the same.
+    pub still: f32,
+}
+
+impl Default for View {
+    fn default() -> Self {
+        Self { window_ms: 2000, stride_ms: 500, frames: None, still: 1.0 }
+    }
+}
+
+/// When an embedding becomes words.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Decode {
+    /// When the meaning has changed.
+    Drift(Policy),
+    /// Every so many milliseconds of the stream.
+    Uniform {
+        /// Time between two decodes of a query.
+        every_ms: u64,
+    },
+    /// Only when somebody asks for it.
+    Never,
+}
+
+/// What becomes of frames that come faster than they are understood.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Drops {
+    /// They wait, and with them whoever sends them.
+    #[default]
+    Wait,
+    /// The oldest that waits is dropped.
+    Oldest,
+    /// All that wait are dropped.
+    LatestOnly,
+}
+
+/// One frame of the stream.
+#[derive(Debug, Clone)]
+pub struct Frame {
+    /// Its number; one that is not above all before it is a duplicate and ignored.
+    pub seq: u64,
+    /// The picture, with its time, which must not fall.
+    pub picture: MediaFrame,
+}
+
+/// What is sent to a session.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// The next frame.
+    Frame(Frame),
+    /// From the next window on, query number `query` is this one; one more than there are adds one.
+    Update {
+        /// Which, from 0.
+        query: usize,
+        /// What is asked now.
+        to: Query,
+    },
+    /// Look at what has come, whole window or not, and put every query into words.
+    Flush,
+    /// Put this embedding into words in the manner of query number `query`.
+    Speak {
+        /// Which, from 0.
+        query: usize,
+        /// Of the model's space.
+        embedding: Embedding,
+        /// What it stands for, milliseconds.
+        range_ms: [u64; 2],
+    },
+    /// Look at what has come, then end.
+    Stop,
+}

@@ -39,7 +39,7 @@ pub fn line(bytes: &[u8]) {
 fn spec() -> Spec {
     Spec {
         model: "tiny".into(),
-        input: Input { location: "/in/in.jsonl".into(), kind: InputKind::Jsonl, columns: Default::default() },
+        input: Input::new("/in/in.jsonl", InputKind::Jsonl),
         output: Output { location: "/out".into(), format: Format::Jsonl, rows_a_part: 10 },
         question: Some("what?".into()),
         candidates: vec![],

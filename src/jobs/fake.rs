@@ -136,7 +136,7 @@ pub fn part(shard: u32) -> String {
 pub fn spec(rank: Rank) -> Spec {
     Spec {
         model: String::new(),
-        input: Input { location: "in".into(), kind: InputKind::Jsonl, columns: Default::default() },
+        input: Input::new("in", InputKind::Jsonl),
         output: Output { location: "out".into(), format: Format::Jsonl, rows_a_part: ROWS },
         question: None,
         candidates: vec![],

@@ -269,7 +269,7 @@ mod tests {
     use crate::jobs::{Format, Input, InputKind, Output, OutputDtype, Rank, Vectors};
 
     fn job(state: State, plan: bool) -> Job {
-        let input = Input { location: "in.jsonl".into(), kind: InputKind::Jsonl, columns: Default::default() };
+        let input = Input::new("in.jsonl", InputKind::Jsonl);
         let output = Output { location: "out".into(), format: Format::Parquet, rows_a_part: 10 };
         let vectors = Vectors { dimensions: None, normalize: true, dtype: OutputDtype::F32 };
         let spec = Spec {

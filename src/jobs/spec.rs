@@ -41,6 +41,22 @@ pub struct Input {
     /// Names of the columns or fields of a row.
     #[serde(default)]
     pub columns: Columns,
+    /// Whether media that rows name must lie below the input's own directory: so it is where rows are a client's, whoever
+    /// computes them. Else they may lie wherever the process may read: who asks is who runs it. A stored job that does
+    /// not say so is fenced.
+    #[serde(default = "fenced")]
+    pub fenced: bool,
+}
+
+fn fenced() -> bool {
+    true
+}
+
+impl Input {
+    /// An input whose columns have their default names, and whose media lie below its own directory.
+    pub fn new(location: impl Into<String>, kind: InputKind) -> Self {
+        Self { location: location.into(), kind, columns: Columns::default(), fenced: fenced() }
+    }
 }
 
 /// How an input is read.

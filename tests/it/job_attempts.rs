@@ -44,7 +44,7 @@ impl Place {
         let at = |name: &str| folder.path().join(name).to_str().expect("UTF-8").to_string();
         let spec = Spec {
             model: "tiny".into(),
-            input: Input { location: at("in.jsonl"), kind: InputKind::Jsonl, columns: Default::default() },
+            input: Input::new(at("in.jsonl"), InputKind::Jsonl),
             output: Output { location: at("out"), format: Format::Jsonl, rows_a_part: 1 << 20 },
             question: Some("word1 word2".into()),
             candidates: vec![],

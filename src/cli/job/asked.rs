@@ -232,7 +232,8 @@ impl Asked {
             question: self.question_column.clone().unwrap_or(question),
             text: self.text_column.clone().unwrap_or(text),
         };
-        Ok(Input { location: whole(&self.input)?, kind, columns })
+        // Who asks is who runs it: rows may name what this process may read.
+        Ok(Input { location: whole(&self.input)?, kind, columns, fenced: false })
     }
 
     fn candidates(&self) -> anyhow::Result<Vec<String>> {

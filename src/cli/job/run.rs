@@ -43,9 +43,7 @@ pub(in crate::cli) struct Run {
 }
 
 impl Run {
-    pub(super) fn run(self, mut settings: Settings) -> anyhow::Result<i32> {
-        // Bounds what clients may reach; who runs this may reach what the process may.
-        settings.jobs.root = None;
+    pub(super) fn run(self, settings: Settings) -> anyhow::Result<i32> {
         let only = self.only()?;
         let place = self.place()?;
         let store = open(&place)?;
@@ -166,7 +164,7 @@ mod tests {
 
     #[test]
     fn another_spec_is_told_apart_by_name_and_value() {
-        let input = Input { location: "/in.jsonl".into(), kind: InputKind::Jsonl, columns: Default::default() };
+        let input = Input::new("/in.jsonl", InputKind::Jsonl);
         let spec = Spec {
             model: "tiny".into(),
             input,

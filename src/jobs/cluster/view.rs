@@ -184,7 +184,7 @@ mod tests {
     fn kept(shards: u32) -> Kept {
         let spec = Spec {
             model: "tiny".into(),
-            input: Input { location: "in.jsonl".into(), kind: InputKind::Jsonl, columns: Default::default() },
+            input: Input::new("in.jsonl", InputKind::Jsonl),
             output: Output { location: "out".into(), format: Format::Jsonl, rows_a_part: 10 },
             question: None,
             candidates: vec![],

@@ -13,7 +13,7 @@ use crate::jobs::{Format, Item, MediaPlace, Output, OutputDtype, Rank, Vectors};
 pub fn spec(kind: InputKind, location: &str) -> Spec {
     Spec {
         model: "tiny".into(),
-        input: Input { location: location.into(), kind, columns: Default::default() },
+        input: Input::new(location, kind),
         output: Output { location: "unused".into(), format: Format::Jsonl, rows_a_part: 10 },
         question: Some("what?".into()),
         candidates: vec![],

@@ -26,7 +26,7 @@ const DIMENSIONS: usize = 6;
 fn spec(format: Format, dtype: OutputDtype) -> Spec {
     Spec {
         model: "tiny".into(),
-        input: Input { location: "in.jsonl".into(), kind: InputKind::Jsonl, columns: Default::default() },
+        input: Input::new("in.jsonl", InputKind::Jsonl),
         output: Output { location: "out".into(), format, rows_a_part: 10 },
         question: None,
         candidates: vec![],

@@ -9,7 +9,7 @@ use vljepa::jobs::{
 pub fn spec() -> Spec {
     Spec {
         model: "tiny".into(),
-        input: Input { location: "texts.jsonl".into(), kind: InputKind::Jsonl, columns: Default::default() },
+        input: Input::new("texts.jsonl", InputKind::Jsonl),
         output: Output { location: "out".into(), format: Format::Jsonl, rows_a_part: 10 },
         question: None,
         candidates: vec![],

@@ -131,7 +131,7 @@ fn input(proto::JobInput { location, kind, columns }: proto::JobInput) -> Checke
         question: column("question", asked.question, defaults.question)?,
         text: column("text", asked.text, defaults.text)?,
     };
-    Ok(Input { location, kind, columns })
+    Ok(Input { location, kind, columns, fenced: true })
 }
 
 fn output(

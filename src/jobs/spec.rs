@@ -31,6 +31,25 @@ pub struct Spec {
     pub rank: Rank,
 }
 
+impl Spec {
+    /// A job of which nothing is said but where it reads and writes: of the first model that is served, without question,
+    /// candidates and segments, whole embeddings as they are, any number of rows may fail, a minute each, rank normal.
+    pub fn new(input: Input, output: Output) -> Self {
+        Self {
+            model: String::new(),
+            input,
+            output,
+            question: None,
+            candidates: vec![],
+            segments: None,
+            vectors: Vectors::default(),
+            errors_max: None,
+            item_ms_max: 60_000,
+            rank: Rank::default(),
+        }
+    }
+}
+
 /// Where rows come from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Input {
@@ -117,6 +136,16 @@ pub struct Output {
     pub rows_a_part: u64,
 }
 
+impl Output {
+    /// Input rows of one part where nobody says how many.
+    pub const ROWS_A_PART: u64 = 1024;
+
+    /// An output in Parquet, with [`Output::ROWS_A_PART`].
+    pub fn new(location: impl Into<String>) -> Self {
+        Self { location: location.into(), format: Format::default(), rows_a_part: Self::ROWS_A_PART }
+    }
+}
+
 /// How parts are written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -146,6 +175,13 @@ pub struct Vectors {
     pub normalize: bool,
     /// Type of the values.
     pub dtype: OutputDtype,
+}
+
+impl Default for Vectors {
+    /// All dimensions, exact.
+    fn default() -> Self {
+        Self { dimensions: None, normalize: true, dtype: OutputDtype::default() }
+    }
 }
 
 /// The types that a column of embeddings may have.

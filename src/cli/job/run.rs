@@ -160,23 +160,11 @@ async fn work(jobs: &Jobs, id: JobId, only: Option<Only>, json: bool) -> anyhow:
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::jobs::{Format, Input, InputKind, Output, OutputDtype, Rank, Vectors};
+    use crate::jobs::{Input, InputKind, Output};
 
     #[test]
     fn another_spec_is_told_apart_by_name_and_value() {
-        let input = Input::new("/in.jsonl", InputKind::Jsonl);
-        let spec = Spec {
-            model: "tiny".into(),
-            input,
-            output: Output { location: "/out".into(), format: Format::Parquet, rows_a_part: 10 },
-            question: None,
-            candidates: vec![],
-            segments: None,
-            vectors: Vectors { dimensions: None, normalize: true, dtype: OutputDtype::F32 },
-            errors_max: None,
-            item_ms_max: 1000,
-            rank: Rank::Normal,
-        };
+        let spec = Spec::new(Input::new("/in.jsonl", InputKind::Jsonl), Output::new("/out"));
         assert_eq!(difference(&spec, &spec.clone()).expect("JSON"), None);
         let other = Spec { question: Some("why?".into()), ..spec.clone() };
         let told = difference(&spec, &other).expect("JSON");

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use vljepa::engine::{Engine, Models};
 use vljepa::jobs::cluster::Replicated;
 use vljepa::jobs::store::Embedded;
-use vljepa::jobs::{Input, InputKind, Job, JobId, Jobs, NewJob, Output, State, Store};
+use vljepa::jobs::{Job, JobId, Jobs, NewJob, State, Store};
 use vljepa::model::bundle::Bundle;
 use vljepa::model::vl_jepa::VlJepa;
 use vljepa::settings::Settings;
@@ -21,7 +21,7 @@ use vljepa::settings::Settings;
 use super::proxy::Proxy;
 use super::servers::{Servers, asked};
 use super::settings;
-use crate::jobs::samples::{job, spec};
+use crate::jobs::samples::job;
 use crate::tiny::{BERT, bundle};
 
 /// Texts of one shard: so many that it takes a while.
@@ -109,12 +109,10 @@ impl Fleet {
     }
 
     fn job(&self, out: &str) -> Job {
-        let input = Input::new(self.place("texts.jsonl"), InputKind::Jsonl);
-        let output = Output { location: self.place(out), rows_a_part: ROWS_A_PART, ..spec().output };
         let mut job = job(out);
-        job.spec.input = input;
-        job.spec.output = output;
-        job.spec.item_ms_max = 60_000;
+        job.spec.input.location = self.place("texts.jsonl");
+        job.spec.output.location = self.place(out);
+        job.spec.output.rows_a_part = ROWS_A_PART;
         job
     }
 

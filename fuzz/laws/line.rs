@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use vljepa::engine::Code;
 use vljepa::jobs::inputs::row_of_line;
-use vljepa::jobs::{Format, Input, InputKind, Item, MediaPlace, Output, OutputDtype, Rank, Spec, Vectors};
+use vljepa::jobs::{Input, InputKind, Item, MediaPlace, Output, Spec, Vectors};
 use vljepa::settings::Settings;
 
 /// Reads `bytes` as a line.
@@ -37,16 +37,7 @@ pub fn line(bytes: &[u8]) {
 }
 
 fn spec() -> Spec {
-    Spec {
-        model: "tiny".into(),
-        input: Input { location: "/in/in.jsonl".into(), kind: InputKind::Jsonl, columns: Default::default() },
-        output: Output { location: "/out".into(), format: Format::Jsonl, rows_a_part: 10 },
-        question: Some("what?".into()),
-        candidates: vec![],
-        segments: None,
-        vectors: Vectors { dimensions: Some(8), normalize: true, dtype: OutputDtype::F32 },
-        errors_max: None,
-        item_ms_max: 60_000,
-        rank: Rank::Normal,
-    }
+    let vectors = Vectors { dimensions: Some(8), ..Vectors::default() };
+    let spec = Spec::new(Input::new("/in/in.jsonl", InputKind::Jsonl), Output::new("/out"));
+    Spec { question: Some("what?".into()), vectors, ..spec }
 }

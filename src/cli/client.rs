@@ -1,13 +1,12 @@
 //! Where a command's answers come from: an engine in this process, or a server.
 
+mod caller;
 mod jobs;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, ensure};
-use tonic::Request;
-use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
 use super::bundle::BundleArgs;
@@ -22,6 +21,7 @@ use crate::service::proto::media_service_client::MediaServiceClient;
 use crate::service::proto::upload_media_request::Message as Sent;
 use crate::settings::{ClientSettings, Flag, Settings};
 
+pub(super) use caller::Caller;
 pub(super) use jobs::{Changes, RemoteJobs};
 
 /// How long a server may be silent: while it is connected to, before it is pinged, and before a ping is answered.
@@ -141,8 +141,7 @@ pub(super) struct Remote {
     uploads: MediaServiceClient<Channel>,
     /// Larger files are uploaded.
     inline_bytes_max: usize,
-    deadline: Duration,
-    authorization: Option<AsciiMetadataValue>,
+    caller: Caller,
 }
 
 /// Connects to the server at `address`.
@@ -182,15 +181,6 @@ fn tls(client: &ClientSettings) -> anyhow::Result<ClientTlsConfig> {
     })
 }
 
-/// What shows the key that is set to a server.
-pub(super) fn authorization(client: &ClientSettings) -> anyhow::Result<Option<AsciiMetadataValue>> {
-    let Some(key) = &client.api_key else { return Ok(None) };
-    let value = AsciiMetadataValue::try_from(format!("Bearer {}", key.reveal()));
-    let mut value = value.map_err(|_| anyhow!("client.api_key has characters that no key has"))?;
-    value.set_sensitive(true);
-    Ok(Some(value))
-}
-
 impl Remote {
     pub(super) async fn connect(address: &str, settings: &Settings) -> anyhow::Result<Self> {
         let channel = connect(address, &settings.client).await?;
@@ -200,18 +190,8 @@ impl Remote {
             embeddings: EmbeddingServiceClient::new(channel.clone()).max_decoding_message_size(bytes_max),
             uploads: MediaServiceClient::new(channel),
             inline_bytes_max: settings.media.bytes_max,
-            deadline: Duration::from_millis(settings.service.deadline_max_ms),
-            authorization: authorization(&settings.client)?,
+            caller: Caller::new(Duration::from_millis(settings.service.deadline_max_ms), &settings.client)?,
         })
-    }
-
-    fn request<T>(&self, message: T) -> Request<T> {
-        let mut request = Request::new(message);
-        if let Some(authorization) = &self.authorization {
-            request.metadata_mut().insert("authorization", authorization.clone());
-        }
-        request.set_timeout(self.deadline);
-        request
     }
 
     async fn answer(&mut self, question: Question, manner: Manner) -> anyhow::Result<Answer> {
@@ -228,7 +208,7 @@ impl Remote {
             want_embedding: true,
             ..Default::default()
         };
-        let request = self.request(message);
+        let request = self.caller.request(message);
         let response = self.answers.answer(request).await;
         self.forget(media).await;
         let response = response.map_err(|status| refused(&status))?.into_inner();
@@ -244,7 +224,7 @@ impl Remote {
         use proto::predict_result::Outcome;
         let media = self.sent(question.media).await?;
         let item = proto::PredictItem { media: Some(media.clone()), question: question.text, ..Default::default() };
-        let request = self.request(proto::PredictRequest { items: vec![item], ..Default::default() });
+        let request = self.caller.request(proto::PredictRequest { items: vec![item], ..Default::default() });
         let response = self.embeddings.predict(request).await;
         self.forget(media).await;
         let response = response.map_err(|status| refused(&status))?.into_inner();
@@ -257,7 +237,7 @@ impl Remote {
 
     async fn embed_text(&mut self, text: String) -> anyhow::Result<Embedded> {
         use proto::encode_text_result::Outcome;
-        let request = self.request(proto::EncodeTextRequest { texts: vec![text], ..Default::default() });
+        let request = self.caller.request(proto::EncodeTextRequest { texts: vec![text], ..Default::default() });
         let response = self.embeddings.encode_text(request).await.map_err(|status| refused(&status))?.into_inner();
         match response.results.into_iter().next().and_then(|result| result.outcome) {
             Some(Outcome::Encoded(found)) => embedded(found.embedding, found.usage, found.timing),
@@ -282,7 +262,7 @@ impl Remote {
         let chunks = (0..header.bytes() as usize).step_by(CHUNK_BYTES).map(move |at| Sent::Chunk(chunk(at)));
         let messages = std::iter::once(Sent::Header(header)).chain(chunks);
         let messages = messages.map(|message| proto::UploadMediaRequest { message: Some(message) });
-        let request = self.request(tokio_stream::iter(messages));
+        let request = self.caller.request(tokio_stream::iter(messages));
         let response = self.uploads.upload_media(request).await.map_err(|status| refused(&status))?;
         Ok(response.into_inner().name)
     }
@@ -290,7 +270,7 @@ impl Remote {
     /// Deletes what was uploaded for one question; what cannot be deleted expires.
     async fn forget(&mut self, media: proto::Media) {
         if let Some(MediaSource::Upload(name)) = media.source {
-            let request = self.request(proto::DeleteMediaRequest { name });
+            let request = self.caller.request(proto::DeleteMediaRequest { name });
             let _ = self.uploads.delete_media(request).await;
         }
     }

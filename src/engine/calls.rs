@@ -1,27 +1,26 @@
 //! What can be asked of an engine: each call prepares on the pool, enters by the door, waits in the line until the
-//! deadline, and puts together what the model found.
+//! deadline, and puts together what the model found. `entry.rs` is the door and the line.
+
+mod entry;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-use super::admission::{Load, Permit};
-use super::cost::come_again;
+use super::admission::Permit;
 use super::error::EngineError;
-use super::line::Place;
 use super::prepare::Wanted;
-use super::queue::Entry;
-use super::request::{Answer, Call, Choice, Class, Embedded, Full, Manner, Question, Timing, Usage};
+use super::request::{Answer, Call, Choice, Embedded, Manner, Question, Timing, Usage};
 use super::seen;
 use super::stages::pieces;
 use super::trail::{Stage, Trail};
-use super::work::{Found, Job, Scene, Text, Then, Work, unknown};
+use super::work::{Found, Scene, Text, Then, Work, unknown};
 use super::{Engine, Inner};
 use crate::embedding::{Embedding, Ranked};
 use crate::input::{Clip, Tokens};
 use crate::model::error::ModelError;
+use entry::Begun;
 
 impl Engine {
     /// Answers a question in words.
@@ -225,75 +224,6 @@ impl Engine {
         let inner = self.0.clone();
         self.0.prepare.run(call, move |wanted| work(&inner, wanted)).await
     }
-
-    /// Comes in by the door before anything is done for it: who is refused later has cost others their time.
-    pub(super) async fn enter(&self, call: &Call) -> Result<Permit, EngineError> {
-        let left = call.deadline.saturating_duration_since(Instant::now());
-        let retry_after = match self.0.too_late(call.class, left) {
-            _ if left.is_zero() => return Err(EngineError::DeadlineExceeded),
-            _ if call.full == Full::Wait => {
-                return Ok(self.0.door.when_free(|door| door.enter_unknown(call.class)).await);
-            }
-            // Its deadline alone is too near, not that others are before it: coming again as hurried would not help.
-            Some(_) if left < self.0.usual() => {
-                tokio::time::sleep_until(call.deadline.into()).await;
-                return Err(EngineError::DeadlineExceeded);
-            }
-            Some(retry_after) => {
-                seen::refused("deadline");
-                return Err(EngineError::Overloaded { what: "the time before the deadline", retry_after });
-            }
-            None => self.0.retry_after(),
-        };
-        self.0.door.enter_unknown(call.class).ok_or_else(|| {
-            seen::refused("queue");
-            EngineError::Overloaded { what: "the queue", retry_after }
-        })
-    }
-
-    /// Takes the room that is needed, now that the cost is known.
-    async fn settle(&self, mut permit: Permit, cost: usize, call: &Call) -> Result<Arc<Permit>, EngineError> {
-        let cost_max = self.0.door.max_of(call.class).cost;
-        if cost > cost_max {
-            seen::refused("too_large");
-            return Err(EngineError::TooLarge { cost, cost_max });
-        }
-        match call.full {
-            _ if permit.settle(cost) => {}
-            Full::Wait => {
-                // Its place goes back first: if all held theirs and waited for more, none would ever run.
-                drop(permit);
-                permit = self.0.door.when_free(|door| door.enter(call.class, Load::one(cost))).await;
-            }
-            Full::Refuse => {
-                seen::refused("queue");
-                return Err(EngineError::Overloaded { what: "the queue", retry_after: self.0.retry_after() });
-            }
-        }
-        call.trail.queues(call.class, cost);
-        Ok(Arc::new(permit))
-    }
-
-    /// Takes a place in the line.
-    fn begin(&self, work: Work, permit: &Arc<Permit>, call: &Call) -> Result<Begun, EngineError> {
-        let (reply, outcome) = oneshot::channel();
-        let cost = work.cost();
-        let work = Job { work, reply, permit: permit.clone() };
-        let place = self.0.line.join(Entry { work, cost, arrived: Instant::now(), call: call.clone() });
-        Ok(Begun { _place: place.ok_or(EngineError::Stopped)?, outcome })
-    }
-}
-
-/// Work that is waiting or running; dropping it takes it back.
-struct Begun {
-    _place: Place,
-    outcome: oneshot::Receiver<Result<Found, EngineError>>,
-}
-
-impl Begun {
-    async fn outcome(self) -> Result<Found, EngineError> {
-        self.outcome.await.map_err(|_| EngineError::Stopped)?
-    }
 }
 
 impl Inner {
@@ -325,34 +255,6 @@ impl Inner {
     pub(super) fn visual_tokens(&self, clip: &Clip) -> usize {
         let vision = &self.model.config.vision;
         (clip.pixels.shape()[0] / vision.tubelet_size).max(1) * vision.tokens_per_step()
-    }
-
-    /// When to come again, if those before it leave no hope of an answer in the time that is `left`. Without this a
-    /// queue that is longer than its clients' patience is worked off for nobody.
-    fn too_late(&self, class: Class, left: Duration) -> Option<Duration> {
-        let before = self.door.inside()[..=class as usize].iter().map(|load| load.cost).sum();
-        let model = come_again(before, self.line.tokens_per_second(), [Duration::ZERO, Duration::MAX]);
-        // Both work at the same time. Half as much again, for batches are coarse and estimates are estimates.
-        let wait = model.max(self.prepare.backlog()).saturating_mul(3) / 2;
-        let [least, most] = self.retry_bounds();
-        (wait > left).then(|| wait.saturating_sub(left).min(most).max(least))
-    }
-
-    /// What a request usually takes when nobody is before it.
-    fn usual(&self) -> Duration {
-        let model = come_again(self.door.usual_cost(), self.line.tokens_per_second(), [Duration::ZERO, Duration::MAX]);
-        self.prepare.usual().saturating_add(model)
-    }
-
-    /// When the queue's backlog will have been worked off.
-    fn retry_after(&self) -> Duration {
-        let cost = self.door.inside().iter().map(|load| load.cost).sum();
-        come_again(cost, self.line.tokens_per_second(), self.retry_bounds())
-    }
-
-    fn retry_bounds(&self) -> [Duration; 2] {
-        let service = &self.settings.service;
-        [service.retry_after_ms, service.retry_after_max_ms].map(Duration::from_millis)
     }
 }
 

@@ -12,7 +12,7 @@ use super::pace::Meter;
 use super::parts::ErrorsToken;
 use super::row::{Failed, Failure, Fault};
 use super::shard::{Shard, Staged, StagedFile, Tally};
-use super::spec::{Format, Input, InputKind, Output, OutputDtype, Rank, Spec, Vectors};
+use super::spec::{Input, InputKind, Output, Rank, Spec};
 use super::work::Work;
 use crate::engine::{Code, EngineError};
 
@@ -134,18 +134,8 @@ pub fn part(shard: u32) -> String {
 
 /// Something to do.
 pub fn spec(rank: Rank) -> Spec {
-    Spec {
-        model: String::new(),
-        input: Input { location: "in".into(), kind: InputKind::Jsonl, columns: Default::default() },
-        output: Output { location: "out".into(), format: Format::Jsonl, rows_a_part: ROWS },
-        question: None,
-        candidates: vec![],
-        segments: None,
-        vectors: Vectors { dimensions: None, normalize: true, dtype: OutputDtype::F32 },
-        errors_max: None,
-        item_ms_max: 1000,
-        rank,
-    }
+    let output = Output { rows_a_part: ROWS, ..Output::new("out") };
+    Spec { rank, ..Spec::new(Input::new("in", InputKind::Jsonl), output) }
 }
 
 /// Tells when an attempt is given up.

@@ -266,24 +266,11 @@ impl Job {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::jobs::{Format, Input, InputKind, Output, OutputDtype, Rank, Vectors};
+    use crate::jobs::{Input, InputKind, Output};
 
     fn job(state: State, plan: bool) -> Job {
-        let input = Input { location: "in.jsonl".into(), kind: InputKind::Jsonl, columns: Default::default() };
-        let output = Output { location: "out".into(), format: Format::Parquet, rows_a_part: 10 };
-        let vectors = Vectors { dimensions: None, normalize: true, dtype: OutputDtype::F32 };
-        let spec = Spec {
-            model: "tiny".into(),
-            input,
-            output,
-            question: None,
-            candidates: vec![],
-            segments: None,
-            vectors,
-            errors_max: Some(2),
-            item_ms_max: 1000,
-            rank: Rank::Normal,
-        };
+        let spec = Spec::new(Input::new("in.jsonl", InputKind::Jsonl), Output::new("out"));
+        let spec = Spec { errors_max: Some(2), ..spec };
         let mut job = Job::new(JobId("a".into()), spec, 5);
         job.state = state;
         job.plan = plan.then(|| Plan { shards: 3, rows: 25, space: "0".repeat(16) });

@@ -31,6 +31,25 @@ pub struct Spec {
     pub rank: Rank,
 }
 
+impl Spec {
+    /// A job of which nothing is said but where it reads and writes: of the first model that is served, without question,
+    /// candidates and segments, whole embeddings as they are, any number of rows may fail, a minute each, rank normal.
+    pub fn new(input: Input, output: Output) -> Self {
+        Self {
+            model: String::new(),
+            input,
+            output,
+            question: None,
+            candidates: vec![],
+            segments: None,
+            vectors: Vectors::default(),
+            errors_max: None,
+            item_ms_max: 60_000,
+            rank: Rank::default(),
+        }
+    }
+}
+
 /// Where rows come from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Input {
@@ -41,6 +60,22 @@ pub struct Input {
     /// Names of the columns or fields of a row.
     #[serde(default)]
     pub columns: Columns,
+    /// Whether media that rows name must lie below the input's own directory: so it is where rows are a client's, whoever
+    /// computes them. Else they may lie wherever the process may read: who asks is who runs it. A stored job that does
+    /// not say so is fenced.
+    #[serde(default = "fenced")]
+    pub fenced: bool,
+}
+
+fn fenced() -> bool {
+    true
+}
+
+impl Input {
+    /// An input whose columns have their default names, and whose media lie below its own directory.
+    pub fn new(location: impl Into<String>, kind: InputKind) -> Self {
+        Self { location: location.into(), kind, columns: Columns::default(), fenced: fenced() }
+    }
 }
 
 /// How an input is read.
@@ -101,6 +136,16 @@ pub struct Output {
     pub rows_a_part: u64,
 }
 
+impl Output {
+    /// Input rows of one part where nobody says how many.
+    pub const ROWS_A_PART: u64 = 1024;
+
+    /// An output in Parquet, with [`Output::ROWS_A_PART`].
+    pub fn new(location: impl Into<String>) -> Self {
+        Self { location: location.into(), format: Format::default(), rows_a_part: Self::ROWS_A_PART }
+    }
+}
+
 /// How parts are written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -130,6 +175,13 @@ pub struct Vectors {
     pub normalize: bool,
     /// Type of the values.
     pub dtype: OutputDtype,
+}
+
+impl Default for Vectors {
+    /// All dimensions, exact.
+    fn default() -> Self {
+        Self { dimensions: None, normalize: true, dtype: OutputDtype::default() }
+    }
 }
 
 /// The types that a column of embeddings may have.

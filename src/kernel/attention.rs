@@ -206,6 +206,7 @@ thread_local! {
 }
 
 /// Runs a task by the widest vectors there are.
+#[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables, reason = "only x86 has products of bf16 pairs"))]
 fn attend(task: &Task<'_>, products: Products, scratch: &mut Scratch) {
     #[cfg(target_arch = "x86_64")]
     if products == Products::Bf16 && !task.in_place() && Avx512Bf16::detect().is_some() {

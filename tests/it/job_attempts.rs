@@ -11,8 +11,8 @@ use tempfile::TempDir;
 use vljepa::engine::{Call, Class, Engine, Full, ModelThread};
 use vljepa::jobs::files::Files;
 use vljepa::jobs::{
-    Fault, Format, Input, InputKind, Job, JobId, Meter, Output, OutputDtype, Plan, Rank, Segments, Shard, Spec, Staged,
-    Tally, Vectors, attempt, inputs,
+    Fault, Format, Input, InputKind, Job, JobId, Meter, Output, Plan, Segments, Shard, Spec, Staged, Tally, attempt,
+    inputs,
 };
 use vljepa::model::vl_jepa::VlJepa;
 use vljepa::settings::Settings;
@@ -42,17 +42,11 @@ impl Place {
         std::fs::write(folder.path().join("star.gif"), STAR).expect("written");
         std::fs::write(folder.path().join("squares.jpg"), SQUARES).expect("written");
         let at = |name: &str| folder.path().join(name).to_str().expect("UTF-8").to_string();
+        let output = Output { format: Format::Jsonl, rows_a_part: 1 << 20, ..Output::new(at("out")) };
         let spec = Spec {
-            model: "tiny".into(),
-            input: Input { location: at("in.jsonl"), kind: InputKind::Jsonl, columns: Default::default() },
-            output: Output { location: at("out"), format: Format::Jsonl, rows_a_part: 1 << 20 },
             question: Some("word1 word2".into()),
-            candidates: vec![],
-            segments: None,
-            vectors: Vectors { dimensions: None, normalize: true, dtype: OutputDtype::F32 },
-            errors_max: None,
             item_ms_max: 300_000,
-            rank: Rank::Normal,
+            ..Spec::new(Input::new(at("in.jsonl"), InputKind::Jsonl), output)
         };
         Self { folder, spec, settings: Settings::default() }
     }

@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use tonic::metadata::AsciiMetadataValue;
+use tonic::Streaming;
 use tonic::transport::Channel;
-use tonic::{Request, Streaming};
 
-use super::{authorization, connect, refused};
+use super::{Caller, connect, refused};
 use crate::service::proto;
 use crate::service::proto::job_service_client::JobServiceClient;
 use crate::settings::Settings;
@@ -14,8 +13,7 @@ use crate::settings::Settings;
 /// A connection to a server's jobs.
 pub(in crate::cli) struct RemoteJobs {
     jobs: JobServiceClient<Channel>,
-    deadline: Duration,
-    authorization: Option<AsciiMetadataValue>,
+    caller: Caller,
 }
 
 /// Changes of one job, as they are told.
@@ -34,7 +32,7 @@ macro_rules! moves {
     ($($(#[doc = $about:literal])* $call:ident($Request:ident);)*) => {
         $($(#[doc = $about])*
         pub async fn $call(&mut self, id: String) -> anyhow::Result<proto::Job> {
-            let request = self.request(proto::$Request { id });
+            let request = self.caller.request(proto::$Request { id });
             let response = self.jobs.$call(request).await.map_err(|status| refused(&status))?;
             told(response.into_inner().job)
         })*
@@ -46,8 +44,7 @@ impl RemoteJobs {
     pub async fn connect(address: &str, settings: &Settings) -> anyhow::Result<Self> {
         Ok(Self {
             jobs: JobServiceClient::new(connect(address, &settings.client).await?),
-            deadline: Duration::from_millis(settings.service.deadline_default_ms),
-            authorization: authorization(&settings.client)?,
+            caller: Caller::new(Duration::from_millis(settings.service.deadline_default_ms), &settings.client)?,
         })
     }
 
@@ -64,45 +61,35 @@ impl RemoteJobs {
 
     /// Makes a job.
     pub async fn create(&mut self, request: proto::CreateJobRequest) -> anyhow::Result<proto::Job> {
-        let request = self.request(request);
+        let request = self.caller.request(request);
         let response = self.jobs.create_job(request).await.map_err(|status| refused(&status))?;
         told(response.into_inner().job)
     }
 
     /// A page of jobs, and what asks for the next one.
     pub async fn list(&mut self, page_token: String) -> anyhow::Result<proto::ListJobsResponse> {
-        let request = self.request(proto::ListJobsRequest { page_token, ..Default::default() });
+        let request = self.caller.request(proto::ListJobsRequest { page_token, ..Default::default() });
         Ok(self.jobs.list_jobs(request).await.map_err(|status| refused(&status))?.into_inner())
     }
 
     /// How a job stands, from now until it has ended.
     pub async fn watch(&mut self, id: String) -> anyhow::Result<Changes> {
         // It lasts as long as the job does.
-        let mut request = self.request(proto::WatchJobRequest { id });
-        request.metadata_mut().remove("grpc-timeout");
+        let request = self.caller.lasting(proto::WatchJobRequest { id });
         let response = self.jobs.watch_job(request).await.map_err(|status| refused(&status))?;
         Ok(Changes(response.into_inner()))
     }
 
     /// Forgets a job.
     pub async fn delete(&mut self, id: String, delete_output: bool) -> anyhow::Result<()> {
-        let request = self.request(proto::DeleteJobRequest { id, delete_output });
+        let request = self.caller.request(proto::DeleteJobRequest { id, delete_output });
         self.jobs.delete_job(request).await.map(drop).map_err(|status| refused(&status))
     }
 
     /// A page of rows that failed, and what asks for the next one.
     pub async fn errors(&mut self, id: String, page_token: String) -> anyhow::Result<proto::ListJobErrorsResponse> {
-        let request = self.request(proto::ListJobErrorsRequest { id, page_token, ..Default::default() });
+        let request = self.caller.request(proto::ListJobErrorsRequest { id, page_token, ..Default::default() });
         Ok(self.jobs.list_job_errors(request).await.map_err(|status| refused(&status))?.into_inner())
-    }
-
-    fn request<T>(&self, message: T) -> Request<T> {
-        let mut request = Request::new(message);
-        if let Some(authorization) = &self.authorization {
-            request.metadata_mut().insert("authorization", authorization.clone());
-        }
-        request.set_timeout(self.deadline);
-        request
     }
 }
 

@@ -10,8 +10,6 @@ use crate::jobs::{Columns, Format, Input, InputKind, Output, OutputDtype, Rank, 
 use crate::service::proto;
 use crate::settings::Settings;
 
-const PART_ROWS_DEFAULT: u64 = 1024;
-
 /// The options that say what a job does.
 #[derive(Debug, clap::Args)]
 pub(super) struct Asked {
@@ -191,7 +189,7 @@ impl Asked {
                     PartFormat::Parquet => Format::Parquet,
                     PartFormat::Jsonl => Format::Jsonl,
                 },
-                rows_a_part: rows.unwrap_or(PART_ROWS_DEFAULT.min(settings.jobs.part_rows_max as u64)),
+                rows_a_part: rows.unwrap_or(Output::ROWS_A_PART.min(settings.jobs.part_rows_max as u64)),
             },
             question: self.question.clone(),
             candidates,
@@ -232,7 +230,8 @@ impl Asked {
             question: self.question_column.clone().unwrap_or(question),
             text: self.text_column.clone().unwrap_or(text),
         };
-        Ok(Input { location: whole(&self.input)?, kind, columns })
+        // Who asks is who runs it: rows may name what this process may read.
+        Ok(Input { location: whole(&self.input)?, kind, columns, fenced: false })
     }
 
     fn candidates(&self) -> anyhow::Result<Vec<String>> {

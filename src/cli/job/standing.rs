@@ -206,18 +206,8 @@ pub(super) fn duration(ms: u64) -> String {
 
 /// A moment, such as `2026-11-23 01:20:14 UTC`.
 pub(super) fn utc(ms: u64) -> String {
-    let (days, seconds) = (ms / 86_400_000, ms / 1000 % 86_400);
-    // Counted from March of the year 0, leap days come last: eras of 400 years, years of 365 days, months of 30.6 days.
-    let days = days + 719_468;
-    let (era, day) = (days / 146_097, days % 146_097);
-    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-    let of_year = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * of_year + 2) / 153;
-    let of_month = of_year - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    let year = 400 * era + year + u64::from(month <= 2);
-    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-    format!("{year:04}-{month:02}-{of_month:02} {hour:02}:{minute:02}:{second:02} UTC")
+    let moment = prost_types::Timestamp { seconds: (ms / 1000) as i64, nanos: 0 };
+    moment.to_string().replace('T', " ").replace('Z', " UTC")
 }
 
 #[cfg(test)]

@@ -71,7 +71,7 @@ impl Embedder {
     pub fn new(engine: &Engine, spec: Arc<Spec>) -> Self {
         let settings = engine.settings();
         Self {
-            root: Root::of(&spec.input, settings),
+            root: Root::of(&spec.input),
             room: Room::new(settings.jobs.ahead_bytes_max),
             media_bytes_max: settings.media.bytes_max,
             company: RwLock::default(),

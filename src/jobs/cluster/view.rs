@@ -179,21 +179,11 @@ impl View {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::jobs::{Format, Input, InputKind, Output, OutputDtype, Plan, Rank, Spec, Staged, Tally, Vectors};
+    use crate::jobs::{Input, InputKind, Output, Plan, Spec, Staged, Tally};
 
     fn kept(shards: u32) -> Kept {
-        let spec = Spec {
-            model: "tiny".into(),
-            input: Input { location: "in.jsonl".into(), kind: InputKind::Jsonl, columns: Default::default() },
-            output: Output { location: "out".into(), format: Format::Jsonl, rows_a_part: 10 },
-            question: None,
-            candidates: vec![],
-            segments: None,
-            vectors: Vectors { dimensions: None, normalize: true, dtype: OutputDtype::F32 },
-            errors_max: Some(5),
-            item_ms_max: 1000,
-            rank: Rank::Normal,
-        };
+        let spec = Spec::new(Input::new("in.jsonl", InputKind::Jsonl), Output::new("out"));
+        let spec = Spec { errors_max: Some(5), ..spec };
         let mut job = Job::new(id(), spec, 5);
         let plan = Plan { shards, rows: u64::from(shards) * 10, space: "0".repeat(16) };
         job.apply(Event::Planned(plan), 6).expect("it is pending");

@@ -1,7 +1,7 @@
 //! The media files that rows name: which of them may be read, and reading them under a bound.
 //!
-//! What a client's row names must lie below the input's own directory, whatever links say: the server reads it with
-//! rights that the client has not. A file that cannot be had fails its row; a disk that cannot be read is no row's fault.
+//! What a client's row names must lie below the input's own directory, whatever links say: the server, or the worker, reads
+//! it with rights that the client has not. The rule comes with the job, so that it holds on every machine alike. A file that cannot be had fails its row; a disk that cannot be read is no row's fault.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read};
@@ -11,14 +11,13 @@ use std::path::{Path, PathBuf};
 use super::fields::invalid;
 use crate::engine::Code;
 use crate::jobs::{Failure, Fault, Input};
-use crate::settings::Settings;
 
 /// Where media files may lie.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Root {
     /// The input's own directory.
     directory: PathBuf,
-    /// Whether they must lie below it; else they may lie wherever this process may read: who asks is who runs it.
+    /// Whether they must lie below it, as [`Input::fenced`] says.
     fenced: bool,
 }
 
@@ -30,9 +29,9 @@ pub(in crate::jobs) enum Unread {
 }
 
 impl Root {
-    /// That of a job's input: fenced where clients make jobs, which is where `jobs.root` is set.
-    pub fn of(input: &Input, settings: &Settings) -> Self {
-        Self { directory: super::directory(input), fenced: settings.jobs.root.is_some() }
+    /// That of a job's input.
+    pub fn of(input: &Input) -> Self {
+        Self { directory: super::directory(input), fenced: input.fenced }
     }
 
     /// Opens a media file, of at most `bytes_max` bytes.
@@ -181,11 +180,15 @@ mod tests {
     }
 
     #[test]
-    fn where_clients_make_jobs_media_lie_below_the_input() {
-        let input = crate::jobs::inputs::tests::spec(InputKind::Jsonl, "/data/in.jsonl").input;
-        let mut settings = Settings::default();
-        assert_eq!(Root::of(&input, &settings), Root { directory: "/data".into(), fenced: false });
-        settings.jobs.root = Some("/data".into());
-        assert!(Root::of(&input, &settings).fenced);
+    fn whether_media_must_lie_below_the_input_is_the_jobs_to_say() {
+        let input = Input::new("/data/in.jsonl", InputKind::Jsonl);
+        assert_eq!(Root::of(&input), Root { directory: "/data".into(), fenced: true });
+        assert!(!Root::of(&Input { fenced: false, ..input.clone() }).fenced);
+        // What is kept says it too, and what was kept before it did is fenced.
+        let mut kept = serde_json::to_value(Input { fenced: false, ..input }).expect("JSON");
+        let read = |kept: &serde_json::Value| serde_json::from_value::<Input>(kept.clone()).expect("an input");
+        assert!(!Root::of(&read(&kept)).fenced);
+        kept.as_object_mut().expect("an object").remove("fenced").expect("it is kept");
+        assert!(Root::of(&read(&kept)).fenced);
     }
 }

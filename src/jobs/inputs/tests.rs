@@ -7,22 +7,12 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::engine::Code;
-use crate::jobs::{Format, Item, MediaPlace, Output, OutputDtype, Rank, Vectors};
+use crate::jobs::{Item, MediaPlace, Output, Vectors};
 
 /// A job of such an input, with a question for all and 8 dimensions.
 pub fn spec(kind: InputKind, location: &str) -> Spec {
-    Spec {
-        model: "tiny".into(),
-        input: Input { location: location.into(), kind, columns: Default::default() },
-        output: Output { location: "unused".into(), format: Format::Jsonl, rows_a_part: 10 },
-        question: Some("what?".into()),
-        candidates: vec![],
-        segments: None,
-        vectors: Vectors { dimensions: Some(8), normalize: true, dtype: OutputDtype::F32 },
-        errors_max: None,
-        item_ms_max: 60_000,
-        rank: Rank::Normal,
-    }
+    let vectors = Vectors { dimensions: Some(8), ..Vectors::default() };
+    Spec { question: Some("what?".into()), vectors, ..Spec::new(Input::new(location, kind), Output::new("unused")) }
 }
 
 /// An input in a folder of its own, and an output beside it.

@@ -17,25 +17,17 @@ use serde_json::Value;
 use super::*;
 use crate::engine::Code;
 use crate::jobs::files::Files;
-use crate::jobs::{Failure, Input, InputKind, MediaFacts, Output, Rank, Ranked};
+use crate::jobs::{Failure, Input, InputKind, MediaFacts, Output, Ranked};
 use crate::settings::ObjectSettings;
 
 const SPACE: Space = Space::from_bytes([1, 2, 3, 4, 5, 6, 7, 8]);
 const DIMENSIONS: usize = 6;
 
 fn spec(format: Format, dtype: OutputDtype) -> Spec {
-    Spec {
-        model: "tiny".into(),
-        input: Input { location: "in.jsonl".into(), kind: InputKind::Jsonl, columns: Default::default() },
-        output: Output { location: "out".into(), format, rows_a_part: 10 },
-        question: None,
-        candidates: vec![],
-        segments: None,
-        vectors: Vectors { dimensions: None, normalize: true, dtype },
-        errors_max: None,
-        item_ms_max: 1000,
-        rank: Rank::Normal,
-    }
+    let output = Output { format, ..Output::new("out") };
+    let vectors = Vectors { dtype, ..Vectors::default() };
+    let spec = Spec::new(Input::new("in.jsonl", InputKind::Jsonl), output);
+    Spec { model: "tiny".into(), vectors, ..spec }
 }
 
 fn any_spec(format: Format) -> impl Strategy<Value = Spec> {

@@ -48,9 +48,8 @@ pub(super) trait Lanes: Copy {
     }
 }
 
-/// `2^f` for `|f| <= 1/2`: minimax polynomials that are exact at 0, to 1.1e-7 and to 1e-4.
+/// `2^f` for `|f| <= 1/2`: minimax polynomial that is exact at 0, to 1.1e-7.
 const FINE: [f32; 5] = [0.001_330_060_5, 0.009_669_691, 0.055_505_585, 0.240_222_83, std::f32::consts::LN_2];
-const COARSE: [f32; 3] = [0.055_008_933, 0.242_210_95, 0.693_282_9];
 
 /// `1 + f * (...)`, highest coefficient first.
 ///
@@ -201,7 +200,10 @@ pub(super) use x86::Pairs;
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{COARSE, FINE, Lanes, polynomial};
+    use super::{FINE, Lanes, polynomial};
+
+    /// The same to 1e-4, for sums that are rounded to bf16.
+    const COARSE: [f32; 3] = [0.055_008_933, 0.242_210_95, 0.693_282_9];
 
     lanes!(
         __m512, 16, 4, splat _mm512_set1_ps, load _mm512_loadu_ps, store _mm512_storeu_ps,

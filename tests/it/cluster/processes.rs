@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use vljepa::engine::{Engine, Models};
 use vljepa::jobs::cluster::Replicated;
 use vljepa::jobs::store::Embedded;
-use vljepa::jobs::{Input, InputKind, Job, JobId, Jobs, NewJob, Output, State, Store};
+use vljepa::jobs::{Job, JobId, Jobs, NewJob, State, Store};
 use vljepa::model::bundle::Bundle;
 use vljepa::model::vl_jepa::VlJepa;
 use vljepa::settings::Settings;
@@ -21,7 +21,7 @@ use vljepa::settings::Settings;
 use super::proxy::Proxy;
 use super::servers::{Servers, asked};
 use super::settings;
-use crate::jobs::samples::{job, spec};
+use crate::jobs::samples::job;
 use crate::tiny::{BERT, bundle};
 
 /// Texts of one shard: so many that it takes a while.
@@ -109,12 +109,10 @@ impl Fleet {
     }
 
     fn job(&self, out: &str) -> Job {
-        let input = Input { location: self.place("texts.jsonl"), kind: InputKind::Jsonl, columns: Default::default() };
-        let output = Output { location: self.place(out), rows_a_part: ROWS_A_PART, ..spec().output };
         let mut job = job(out);
-        job.spec.input = input;
-        job.spec.output = output;
-        job.spec.item_ms_max = 60_000;
+        job.spec.input.location = self.place("texts.jsonl");
+        job.spec.output.location = self.place(out);
+        job.spec.output.rows_a_part = ROWS_A_PART;
         job
     }
 
@@ -300,4 +298,36 @@ async fn a_worker_tells_how_it_is() {
         assert!(answer.contains("200 OK") && answer.contains(says), "{path}: {answer}");
     }
     worker.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_clients_rows_name_outside_their_input_is_read_by_no_worker() {
+    let Some(servers) = Servers::start(1) else { return };
+    let mut fleet = Fleet::new(&servers, "fenced");
+    fleet.settings.cluster.replicas = 1;
+    let (root, outside) = (fleet.place("root"), fleet.place("texts.jsonl"));
+    fs::create_dir(&root).expect("a folder");
+    std::os::unix::fs::symlink(&outside, Path::new(&root).join("link")).expect("linked");
+    let named = [&*outside, "../texts.jsonl", "link"].map(|media| format!("{{\"media\": {media:?}}}\n"));
+    fs::write(Path::new(&root).join("rows.jsonl"), named.concat() + "{\"text\": \"word1\"}").expect("written");
+    let store = Replicated::open(&fleet.settings).await.expect("servers answer");
+    let url = fleet.url();
+    // The worker is not told the root: what clients may reach comes with their jobs.
+    let server = fleet.start(&["serve", "--addr", "127.0.0.1:0", "--jobs-root", &root], &url);
+    let worker = fleet.worker();
+    let address = server.said.trim_end().rsplit(' ').next().expect("an address");
+    let mut submit = Command::new(env!("CARGO_BIN_EXE_vljepa"));
+    submit
+        .args(["job", "submit", "rows.jsonl", "--out", "out", "--question", "word2", "--server", address])
+        .env_clear();
+    let made = submit.output().expect("the binary runs");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let id = JobId(String::from_utf8(made.stdout).expect("UTF-8").trim_end().into());
+    let job = until(&store, &id, "it ends", |job| job.state == State::Succeeded).await;
+    let tally = job.progress.tally;
+    assert_eq!((tally.succeeded, tally.failed), (1, 3));
+    let errors = fs::read_to_string(Path::new(&root).join("out/_errors-00000.jsonl")).expect("written");
+    assert_eq!(errors.matches("lies outside the input's directory").count(), 3, "{errors}");
+    worker.end().await;
+    server.end().await;
 }

@@ -80,6 +80,20 @@ fn a_job_runs_without_a_server_and_again_is_done_at_once() {
 }
 
 #[test]
+fn who_runs_a_job_names_media_wherever_they_lie() {
+    let folder = ground(0);
+    std::fs::create_dir(folder.path().join("in")).expect("a folder");
+    std::fs::write(folder.path().join("star.gif"), include_bytes!("../../../fixtures/demo/star.gif")).expect("written");
+    std::fs::write(folder.path().join("in/rows.jsonl"), "{\"media\": \"../star.gif\"}").expect("written");
+    let arguments = ["run", "in/rows.jsonl", "--out", "out", "--bundle", "bundle", "--question", "word1"];
+    // Where clients' inputs lie is nothing to a job that nobody else asked for.
+    let mut command = job(folder.path(), &arguments);
+    command.env("VLJEPA_JOBS_ROOT", folder.path().join("in"));
+    let (status, told, log) = output(command);
+    assert_eq!((status, &*told), (Some(0), "succeeded; 1 of 1 rows, 1 of 1 parts\n"), "{log}");
+}
+
+#[test]
 fn too_many_errors_fail_a_job_and_its_command() {
     let folder = ground(45);
     let (status, told, log) = output(run(folder.path(), "out", &["--max-errors", "0"]));

@@ -1,24 +1,11 @@
 //! Jobs, shards and attempts to test with.
 
-use vljepa::jobs::{
-    Format, Input, InputKind, Job, JobId, Output, OutputDtype, Plan, Rank, Shard, Spec, Staged, StagedFile, Tally,
-    Vectors,
-};
+use vljepa::jobs::{Format, Input, InputKind, Job, JobId, Output, Plan, Shard, Spec, Staged, StagedFile, Tally};
 
 /// Something to do: `texts.jsonl` into `out`.
 pub fn spec() -> Spec {
-    Spec {
-        model: "tiny".into(),
-        input: Input { location: "texts.jsonl".into(), kind: InputKind::Jsonl, columns: Default::default() },
-        output: Output { location: "out".into(), format: Format::Jsonl, rows_a_part: 10 },
-        question: None,
-        candidates: vec![],
-        segments: None,
-        vectors: Vectors { dimensions: None, normalize: true, dtype: OutputDtype::F32 },
-        errors_max: None,
-        item_ms_max: 1000,
-        rank: Rank::Normal,
-    }
+    let output = Output { format: Format::Jsonl, rows_a_part: 10, ..Output::new("out") };
+    Spec { model: "tiny".into(), ..Spec::new(Input::new("texts.jsonl", InputKind::Jsonl), output) }
 }
 
 /// A job nobody has begun.

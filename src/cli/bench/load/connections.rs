@@ -5,14 +5,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
-use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::Channel;
-use tonic::{Code, Request, Status};
+use tonic::{Code, Status};
 
 use super::arrivals::{Arrival, Class, Conduct, Rpc};
 use super::asks::Ask;
 use super::drive::Service;
-use crate::cli::client::{authorization, endpoint};
+use crate::cli::client::{Caller, endpoint};
 use crate::service::proto;
 use crate::service::proto::answer_service_client::AnswerServiceClient;
 use crate::service::proto::embedding_service_client::EmbeddingServiceClient;
@@ -29,7 +28,7 @@ pub(super) struct Connections {
     asks: Arc<[Ask]>,
     deadline: Duration,
     client: ClientSettings,
-    authorization: Option<AsciiMetadataValue>,
+    caller: Caller,
     turn: AtomicUsize,
 }
 
@@ -47,8 +46,8 @@ impl Connections {
         for _ in 0..count {
             channels.push(endpoint.connect().await.with_context(|| format!("no connection to {address}"))?);
         }
-        let (client, authorization) = (client.clone(), authorization(client)?);
-        Ok(Self { channels, asks, deadline, client, authorization, turn: AtomicUsize::new(0) })
+        let (client, caller) = (client.clone(), Caller::new(deadline, client)?);
+        Ok(Self { channels, asks, deadline, client, caller, turn: AtomicUsize::new(0) })
     }
 
     /// As many connections to another server, for the same asks.
@@ -65,13 +64,12 @@ impl Connections {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let call = Call {
             channel: self.channels[turn % self.channels.len()].clone(),
-            authorization: self.authorization.as_ref(),
             ask: &self.asks[(arrival.choice % self.asks.len() as u64) as usize],
             spoilt: arrival.conduct == Conduct::Spoilt,
             priority: priority(arrival.class) as i32,
-            deadline: match arrival.conduct {
-                Conduct::Hurried => Duration::from_millis(1 + arrival.choice % HURRIED_MAX_MS),
-                _ => self.deadline,
+            caller: match arrival.conduct {
+                Conduct::Hurried => self.caller.within(Duration::from_millis(1 + arrival.choice % HURRIED_MAX_MS)),
+                _ => self.caller.clone(),
             },
         };
         match arrival.rpc {
@@ -107,11 +105,10 @@ impl Service for Connections {
 /// One request as it goes out.
 struct Call<'a> {
     channel: Channel,
-    authorization: Option<&'a AsciiMetadataValue>,
     ask: &'a Ask,
     spoilt: bool,
     priority: i32,
-    deadline: Duration,
+    caller: Caller,
 }
 
 impl Call<'_> {
@@ -123,13 +120,13 @@ impl Call<'_> {
             priority: self.priority,
             ..Default::default()
         };
-        AnswerServiceClient::new(self.channel.clone()).answer(self.within(message)).await.map(drop)
+        AnswerServiceClient::new(self.channel.clone()).answer(self.caller.request(message)).await.map(drop)
     }
 
     async fn predict(self) -> Result<(), Status> {
         use proto::predict_result::Outcome;
         let (items, priority) = (vec![self.item()], self.priority);
-        let request = self.within(proto::PredictRequest { items, priority, ..Default::default() });
+        let request = self.caller.request(proto::PredictRequest { items, priority, ..Default::default() });
         let response = EmbeddingServiceClient::new(self.channel).predict(request).await?.into_inner();
         only(response.results.into_iter().map(|result| match result.outcome {
             Some(Outcome::Prediction(_)) => Ok(()),
@@ -141,7 +138,8 @@ impl Call<'_> {
     async fn encode(self) -> Result<(), Status> {
         use proto::encode_text_result::Outcome;
         let texts = if self.spoilt { vec![String::new()] } else { self.ask.candidates.clone() };
-        let request = self.within(proto::EncodeTextRequest { texts, priority: self.priority, ..Default::default() });
+        let request =
+            self.caller.request(proto::EncodeTextRequest { texts, priority: self.priority, ..Default::default() });
         let response = EmbeddingServiceClient::new(self.channel).encode_text(request).await?.into_inner();
         only(response.results.into_iter().map(|result| match result.outcome {
             Some(Outcome::Encoded(_)) => Ok(()),
@@ -156,7 +154,7 @@ impl Call<'_> {
         let item =
             proto::StreamPredictItem { id: 1, item: Some(self.item()), priority: self.priority, ..Default::default() };
         let message = proto::stream_predict_request::Message::Item(item);
-        let request = self.within(tokio_stream::once(proto::StreamPredictRequest { message: Some(message) }));
+        let request = self.caller.request(tokio_stream::once(proto::StreamPredictRequest { message: Some(message) }));
         let mut responses = EmbeddingServiceClient::new(self.channel).stream_predict(request).await?.into_inner();
         let mut outcome = None;
         // To its end, for the status is the last word.
@@ -170,15 +168,6 @@ impl Call<'_> {
             Some(Outcome::Error(error)) => Err(error.code),
             None => Err(Code::Unknown as i32),
         }))
-    }
-
-    fn within<T>(&self, message: T) -> Request<T> {
-        let mut request = Request::new(message);
-        if let Some(authorization) = self.authorization {
-            request.metadata_mut().insert("authorization", authorization.clone());
-        }
-        request.set_timeout(self.deadline);
-        request
     }
 
     fn media(&self) -> proto::Media {

@@ -22,7 +22,6 @@ const TITLE_BYTES_MAX: usize = 200;
 const REQUEST_ID_BYTES_MAX: usize = 64;
 const COLUMN_BYTES_MAX: usize = 128;
 const SEGMENT_MS_MAX: u64 = 86_400_000;
-const PART_ROWS_DEFAULT: usize = 1024;
 const JOB_ID_LENGTH: usize = 16;
 const PAGE_DEFAULT: usize = 100;
 const PAGE_MAX: usize = 1000;
@@ -131,7 +130,7 @@ fn input(proto::JobInput { location, kind, columns }: proto::JobInput) -> Checke
         question: column("question", asked.question, defaults.question)?,
         text: column("text", asked.text, defaults.text)?,
     };
-    Ok(Input { location, kind, columns })
+    Ok(Input { location, kind, columns, fenced: true })
 }
 
 fn output(
@@ -145,8 +144,8 @@ fn output(
         JobFormat::Unspecified | JobFormat::Parquet => Format::Parquet,
         JobFormat::Jsonl => Format::Jsonl,
     };
-    let rows = if rows == 0 { PART_ROWS_DEFAULT.min(max) } else { rows };
-    Ok(Output { location, format, rows_a_part: rows as u64 })
+    let rows_a_part = if rows == 0 { Output::ROWS_A_PART.min(max as u64) } else { rows as u64 };
+    Ok(Output { location, format, rows_a_part })
 }
 
 fn segments(proto::JobSegments { window_ms, stride_ms }: proto::JobSegments) -> Checked<Segments> {

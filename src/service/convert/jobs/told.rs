@@ -85,7 +85,7 @@ fn spec(spec: Spec, grounds: &Grounds) -> proto::JobSpec {
     }
 }
 
-fn input(Input { location, kind, columns }: Input, grounds: &Grounds) -> proto::JobInput {
+fn input(Input { location, kind, columns, fenced: _ }: Input, grounds: &Grounds) -> proto::JobInput {
     let Columns { id, media, bytes, question, text } = columns;
     proto::JobInput {
         location: grounds.told(&location),

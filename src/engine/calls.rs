@@ -7,19 +7,20 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-use super::admission::{Load, Permit};
+use super::admission::{Admission, Load, Permit};
 use super::cost::come_again;
+use super::done::{Done, embedded};
 use super::error::EngineError;
 use super::line::Place;
 use super::prepare::Wanted;
 use super::queue::Entry;
-use super::request::{Answer, Call, Choice, Class, Embedded, Full, Manner, Question, Timing, Usage};
+use super::request::{Answer, Call, Class, Embedded, Full, Manner, Question, Timing, Usage};
 use super::seen;
 use super::stages::pieces;
 use super::trail::{Stage, Trail};
 use super::work::{Found, Job, Scene, Text, Then, Work, unknown};
 use super::{Engine, Inner};
-use crate::embedding::{Embedding, Ranked};
+use crate::embedding::Embedding;
 use crate::input::{Clip, Tokens};
 use crate::model::error::ModelError;
 
@@ -182,7 +183,7 @@ impl Engine {
             clip: Some(scene.seen.facts),
         };
         let permit = self.settle(permit, scene.cost().tokens(), call).await?;
-        let ahead = self.candidates_ahead(&mut scene, &permit, call).await?;
+        let ahead = self.candidates_ahead(&mut scene.then, &permit, call).await?;
         let mut found = self.begin(Work::Scene(scene), &permit, call)?.outcome().await?;
         found.timing.queue += ahead.queue;
         found.timing.text += ahead.text;
@@ -190,14 +191,14 @@ impl Engine {
         Ok(Done { found, usage, prepare, total: started.elapsed() })
     }
 
-    /// Embeds candidates that are more than a batch before the scene that asks for them, in pieces.
-    async fn candidates_ahead(
+    /// Embeds candidates that are more than a batch before the work that asks for them, in pieces.
+    pub(super) async fn candidates_ahead(
         &self,
-        scene: &mut Scene,
+        then: &mut Then,
         permit: &Arc<Permit>,
         call: &Call,
     ) -> Result<Timing, EngineError> {
-        match &mut scene.then {
+        match then {
             Then::Rank(candidates) if unknown(candidates) > self.0.rules.cost_max(call.class) => {
                 let (embeddings, timing) = self.embed(candidates.clone(), permit, call).await?;
                 for (candidate, embedding) in candidates.iter_mut().zip(embeddings) {
@@ -210,7 +211,7 @@ impl Engine {
     }
 
     /// Tells those who watch that a stage is over, and how long it took.
-    fn passed(&self, name: &'static str, started: Instant, trail: &Trail) -> Duration {
+    pub(super) fn passed(&self, name: &'static str, started: Instant, trail: &Trail) -> Duration {
         let stage = Stage { name, started, ended: Instant::now() };
         trail.passed(stage);
         seen::stage(&self.name(), name, stage.took());
@@ -228,11 +229,20 @@ impl Engine {
 
     /// Comes in by the door before anything is done for it: who is refused later has cost others their time.
     pub(super) async fn enter(&self, call: &Call) -> Result<Permit, EngineError> {
+        self.enter_by(call, |door| door.enter_unknown(call.class)).await
+    }
+
+    /// Comes in by the door as `enter` says.
+    pub(super) async fn enter_by(
+        &self,
+        call: &Call,
+        enter: impl Fn(&Admission) -> Option<Permit>,
+    ) -> Result<Permit, EngineError> {
         let left = call.deadline.saturating_duration_since(Instant::now());
         let retry_after = match self.0.too_late(call.class, left) {
             _ if left.is_zero() => return Err(EngineError::DeadlineExceeded),
             _ if call.full == Full::Wait => {
-                return Ok(self.0.door.when_free(|door| door.enter_unknown(call.class)).await);
+                return Ok(self.0.door.when_free(enter).await);
             }
             // Its deadline alone is too near, not that others are before it: coming again as hurried would not help.
             Some(_) if left < self.0.usual() => {
@@ -245,14 +255,19 @@ impl Engine {
             }
             None => self.0.retry_after(),
         };
-        self.0.door.enter_unknown(call.class).ok_or_else(|| {
+        enter(&self.0.door).ok_or_else(|| {
             seen::refused("queue");
             EngineError::Overloaded { what: "the queue", retry_after }
         })
     }
 
     /// Takes the room that is needed, now that the cost is known.
-    async fn settle(&self, mut permit: Permit, cost: usize, call: &Call) -> Result<Arc<Permit>, EngineError> {
+    pub(super) async fn settle(
+        &self,
+        mut permit: Permit,
+        cost: usize,
+        call: &Call,
+    ) -> Result<Arc<Permit>, EngineError> {
         let cost_max = self.0.door.max_of(call.class).cost;
         if cost > cost_max {
             seen::refused("too_large");
@@ -275,7 +290,7 @@ impl Engine {
     }
 
     /// Takes a place in the line.
-    fn begin(&self, work: Work, permit: &Arc<Permit>, call: &Call) -> Result<Begun, EngineError> {
+    pub(super) fn begin(&self, work: Work, permit: &Arc<Permit>, call: &Call) -> Result<Begun, EngineError> {
         let (reply, outcome) = oneshot::channel();
         let cost = work.cost();
         let work = Job { work, reply, permit: permit.clone() };
@@ -285,13 +300,13 @@ impl Engine {
 }
 
 /// Work that is waiting or running; dropping it takes it back.
-struct Begun {
+pub(super) struct Begun {
     _place: Place,
     outcome: oneshot::Receiver<Result<Found, EngineError>>,
 }
 
 impl Begun {
-    async fn outcome(self) -> Result<Found, EngineError> {
+    pub(super) async fn outcome(self) -> Result<Found, EngineError> {
         self.outcome.await.map_err(|_| EngineError::Stopped)?
     }
 }
@@ -363,43 +378,6 @@ fn readable(field: &str, tokens: Result<Tokens, ModelError>) -> Result<Tokens, E
         Ok(tokens) => Ok(tokens),
         Err(error) => Err(invalid(error.to_string())),
     }
-}
-
-/// A scene that has been through the model.
-pub(super) struct Done {
-    found: Found,
-    usage: Usage,
-    prepare: Duration,
-    total: Duration,
-}
-
-impl Done {
-    /// The answer in the manner in which it was asked for.
-    pub(super) fn answer(mut self, manner: Option<&Manner>) -> Answer {
-        let candidates = match manner {
-            Some(Manner::Choose(candidates)) => &candidates[..],
-            _ => &[],
-        };
-        let ranked = std::mem::take(&mut self.found.ranked);
-        // Of equals the first given.
-        let best = ranked.iter().rev().max_by(|a, b| a.cosine.total_cmp(&b.cosine));
-        let text = match best {
-            Some(best) => candidates[best.index].clone(),
-            None => self.found.spoken.take().unwrap_or_default(),
-        };
-        let choice = |(ranked, text): (&Ranked, &String)| Choice {
-            text: text.clone(),
-            score: ranked.score,
-            cosine: ranked.cosine,
-        };
-        Answer { text, choices: ranked.iter().zip(candidates).map(choice).collect(), embedded: embedded(self) }
-    }
-}
-
-fn embedded(Done { found, usage, prepare, total }: Done) -> Embedded {
-    let timing = Timing { prepare, total, ..found.timing };
-    let embedding = found.embeddings.into_iter().next().expect("a scene has an embedding");
-    Embedded { embedding, usage, timing }
 }
 
 pub(super) async fn within<T>(

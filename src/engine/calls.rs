@@ -9,15 +9,16 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 use super::admission::Permit;
+use super::done::{Done, embedded};
 use super::error::EngineError;
 use super::prepare::Wanted;
-use super::request::{Answer, Call, Choice, Embedded, Manner, Question, Timing, Usage};
+use super::request::{Answer, Call, Embedded, Manner, Question, Timing, Usage};
 use super::seen;
 use super::stages::pieces;
 use super::trail::{Stage, Trail};
-use super::work::{Found, Scene, Text, Then, Work, unknown};
+use super::work::{Scene, Text, Then, Work, unknown};
 use super::{Engine, Inner};
-use crate::embedding::{Embedding, Ranked};
+use crate::embedding::Embedding;
 use crate::input::{Clip, Tokens};
 use crate::model::error::ModelError;
 use entry::Begun;
@@ -181,7 +182,7 @@ impl Engine {
             clip: Some(scene.seen.facts),
         };
         let permit = self.settle(permit, scene.cost().tokens(), call).await?;
-        let ahead = self.candidates_ahead(&mut scene, &permit, call).await?;
+        let ahead = self.candidates_ahead(&mut scene.then, &permit, call).await?;
         let mut found = self.begin(Work::Scene(scene), &permit, call)?.outcome().await?;
         found.timing.queue += ahead.queue;
         found.timing.text += ahead.text;
@@ -189,14 +190,14 @@ impl Engine {
         Ok(Done { found, usage, prepare, total: started.elapsed() })
     }
 
-    /// Embeds candidates that are more than a batch before the scene that asks for them, in pieces.
-    async fn candidates_ahead(
+    /// Embeds candidates that are more than a batch before the work that asks for them, in pieces.
+    pub(super) async fn candidates_ahead(
         &self,
-        scene: &mut Scene,
+        then: &mut Then,
         permit: &Arc<Permit>,
         call: &Call,
     ) -> Result<Timing, EngineError> {
-        match &mut scene.then {
+        match then {
             Then::Rank(candidates) if unknown(candidates) > self.0.rules.cost_max(call.class) => {
                 let (embeddings, timing) = self.embed(candidates.clone(), permit, call).await?;
                 for (candidate, embedding) in candidates.iter_mut().zip(embeddings) {
@@ -209,7 +210,7 @@ impl Engine {
     }
 
     /// Tells those who watch that a stage is over, and how long it took.
-    fn passed(&self, name: &'static str, started: Instant, trail: &Trail) -> Duration {
+    pub(super) fn passed(&self, name: &'static str, started: Instant, trail: &Trail) -> Duration {
         let stage = Stage { name, started, ended: Instant::now() };
         trail.passed(stage);
         seen::stage(&self.name(), name, stage.took());
@@ -265,43 +266,6 @@ fn readable(field: &str, tokens: Result<Tokens, ModelError>) -> Result<Tokens, E
         Ok(tokens) => Ok(tokens),
         Err(error) => Err(invalid(error.to_string())),
     }
-}
-
-/// A scene that has been through the model.
-pub(super) struct Done {
-    found: Found,
-    usage: Usage,
-    prepare: Duration,
-    total: Duration,
-}
-
-impl Done {
-    /// The answer in the manner in which it was asked for.
-    pub(super) fn answer(mut self, manner: Option<&Manner>) -> Answer {
-        let candidates = match manner {
-            Some(Manner::Choose(candidates)) => &candidates[..],
-            _ => &[],
-        };
-        let ranked = std::mem::take(&mut self.found.ranked);
-        // Of equals the first given.
-        let best = ranked.iter().rev().max_by(|a, b| a.cosine.total_cmp(&b.cosine));
-        let text = match best {
-            Some(best) => candidates[best.index].clone(),
-            None => self.found.spoken.take().unwrap_or_default(),
-        };
-        let choice = |(ranked, text): (&Ranked, &String)| Choice {
-            text: text.clone(),
-            score: ranked.score,
-            cosine: ranked.cosine,
-        };
-        Answer { text, choices: ranked.iter().zip(candidates).map(choice).collect(), embedded: embedded(self) }
-    }
-}
-
-fn embedded(Done { found, usage, prepare, total }: Done) -> Embedded {
-    let timing = Timing { prepare, total, ..found.timing };
-    let embedding = found.embeddings.into_iter().next().expect("a scene has an embedding");
-    Embedded { embedding, usage, timing }
 }
 
 pub(super) async fn within<T>(

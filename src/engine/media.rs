@@ -45,11 +45,12 @@ pub fn seen_of(shot: Shot, tokens: usize) -> Seen {
 }
 
 /// The making of one clip.
-struct Maker<'a> {
+pub(super) struct Maker<'a> {
     studio: &'a Studio,
     wanted: &'a Wanted,
     started: Instant,
-    held: Held,
+    /// The memory it holds.
+    pub(super) held: Held,
     /// Why it was given up, if it was.
     refusal: Option<EngineError>,
 }
@@ -72,6 +73,11 @@ impl Studio {
         &self.memory
     }
 
+    /// Who makes one clip, or one frame, as long as it is `wanted`.
+    pub(super) fn maker<'a>(&'a self, wanted: &'a Wanted) -> Maker<'a> {
+        Maker { studio: self, wanted, started: Instant::now(), held: self.memory.hold(), refusal: None }
+    }
+
     /// Decodes what a question is about and makes it a clip, of which `tokens_of` says how many tokens it becomes.
     pub fn seen(
         &self,
@@ -80,8 +86,7 @@ impl Studio {
         tokens_of: impl FnOnce(&Clip) -> usize,
         wanted: &Wanted,
     ) -> Result<Seen, EngineError> {
-        let (started, held) = (Instant::now(), self.memory.hold());
-        let mut maker = Maker { studio: self, wanted, started, held, refusal: None };
+        let mut maker = self.maker(wanted);
         let (clip, facts) = maker.opened(&question.media, |maker, footage, beside| {
             let clip = preprocessor.clip_of(footage, &question.sampling, &mut |bytes| maker.goes_on(beside + bytes));
             Ok((clip.map_err(|error| maker.told("media", &error))?, facts(footage)))
@@ -100,16 +105,11 @@ impl Studio {
         wanted: &Wanted,
         each: &mut dyn FnMut(Shot) -> Result<(), EngineError>,
     ) -> Result<(), EngineError> {
-        let (started, held) = (Instant::now(), self.memory.hold());
-        let mut maker = Maker { studio: self, wanted, started, held, refusal: None };
+        let mut maker = self.maker(wanted);
         maker.opened(&question.media, |maker, footage, beside| {
             let windows = windows.of(footage.times()).map_err(|error| maker.told("segments", &error))?;
             let facts = facts(footage);
-            let sampling = |&[start, end]: &[u64; 2]| {
-                // A picture is shown at one instant.
-                Sampling { start_ms: Some(start), end_ms: Some(end.max(start + 1)), ..question.sampling }
-            };
-            let samplings: Vec<Sampling> = windows.iter().map(sampling).collect();
+            let samplings: Vec<Sampling> = windows.iter().map(|&range| question.sampling.within(range)).collect();
             let maker = RefCell::new(maker);
             let mut go_on = |bytes| maker.borrow_mut().goes_on(beside + bytes);
             let mut made = |at: usize, clip: Clip| {
@@ -182,7 +182,7 @@ impl Maker<'_> {
     }
 
     /// One frame, beside others that take `decoded_bytes`; of an animation the first picture.
-    fn still(&mut self, frame: &MediaFrame, decoded_bytes: u64) -> Result<Frame, InputError> {
+    pub(super) fn still(&mut self, frame: &MediaFrame, decoded_bytes: u64) -> Result<Frame, InputError> {
         match frame {
             MediaFrame::Raw { width, height, order, pixels, pts_ms } => {
                 let bytes = pixels.len() as u64 * 3 / order.channels();
@@ -218,7 +218,7 @@ impl Maker<'_> {
     }
 
     /// Whether it may go on and hold `bytes`.
-    fn check(&mut self, bytes: u64) -> Result<(), EngineError> {
+    pub(super) fn check(&mut self, bytes: u64) -> Result<(), EngineError> {
         let Studio { time_max, memory, .. } = self.studio;
         let invalid = |problem| EngineError::Invalid { field: "media".into(), problem };
         self.wanted.check()?;
@@ -235,7 +235,7 @@ impl Maker<'_> {
     }
 
     /// The error of a field that came from outside, or why it was given up.
-    fn told(&mut self, field: &str, error: &InputError) -> EngineError {
+    pub(super) fn told(&mut self, field: &str, error: &InputError) -> EngineError {
         let invalid = || EngineError::Invalid { field: field.into(), problem: error.to_string() };
         self.refusal.take().filter(|_| *error == InputError::GivenUp).unwrap_or_else(invalid)
     }
@@ -247,7 +247,7 @@ fn facts(footage: &Footage) -> ClipFacts {
 }
 
 /// A fingerprint of the pixels. Whoever finds two equal still compares the clips: this only makes the comparison rare.
-fn digest(clip: &Clip) -> u64 {
+pub(super) fn digest(clip: &Clip) -> u64 {
     let mut hasher = DefaultHasher::new();
     clip.pixels.shape().hash(&mut hasher);
     let mut bytes = [0; 4096];

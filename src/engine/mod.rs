@@ -8,9 +8,12 @@ mod admission;
 mod cache;
 mod calls;
 mod cost;
+mod done;
 mod error;
+mod fitted;
 mod line;
 mod load;
+mod look;
 mod media;
 mod memory;
 mod models;
@@ -29,10 +32,14 @@ mod worker;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
+
 pub use admission::Load;
-pub use cache::CacheStats;
+pub use cache::{Cache, CacheStats};
 pub use cost::Passed;
 pub use error::{Code, EngineError, shortened};
+pub use fitted::Fitted;
+pub use look::{Asked, Looked};
 pub use models::{ModelState, Models};
 pub use request::{
     Answer, Call, Choice, Class, ClipFacts, Embedded, Full, Manner, Media, MediaFrame, PixelOrder, Question, Timing,
@@ -68,6 +75,8 @@ struct Inner {
     prepare: prepare::Prepare,
     door: Admission,
     line: Arc<Line>,
+    /// Whether it is served no more.
+    retired: watch::Sender<bool>,
 }
 
 impl Drop for Inner {
@@ -101,6 +110,7 @@ impl Engine {
             prepare: prepare::Prepare::new(&settings),
             door: Admission::new(Load { items: queue.items_max, cost: queue.cost_max }, queue),
             line,
+            retired: watch::Sender::new(false),
             settings,
         };
         Ok((Self(Arc::new(inner)), thread))
@@ -144,6 +154,14 @@ impl Engine {
             true => Ok(()),
             false => Err(EngineError::Stopped),
         }
+    }
+
+    /// Resolves when it is served no more, its model taken away or everything closed: who holds it for longer than one call
+    /// lets go of it then, for the model's thread and memory go only with the last hand on it.
+    pub async fn retired(&self) {
+        let mut retired = self.0.retired.subscribe();
+        // Its sender is this very engine's: it is not gone while somebody asks.
+        let _ = retired.wait_for(|&retired| retired).await;
     }
 
     /// Makes the model thread panic, so that what follows can be tested.

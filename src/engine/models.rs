@@ -88,6 +88,7 @@ impl Models {
             return Err(unknown(name, &shelf.served));
         };
         let Served { name, thread, engine } = shelf.served.remove(at);
+        engine.0.retired.send_replace(true);
         shelf.passing.push((name.clone(), ModelState::Unloading));
         drop((shelf, engine));
         self.changed();
@@ -115,7 +116,11 @@ impl Models {
     pub fn close(&self) -> Vec<ModelThread> {
         let mut shelf = self.shelf();
         shelf.closed = true;
-        let threads = shelf.served.drain(..).map(|one| one.thread).collect();
+        let end = |one: Served| {
+            one.engine.0.retired.send_replace(true);
+            one.thread
+        };
+        let threads = shelf.served.drain(..).map(end).collect();
         drop(shelf);
         self.changed();
         threads

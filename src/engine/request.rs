@@ -103,6 +103,22 @@ pub enum MediaFrame {
     },
 }
 
+impl MediaFrame {
+    /// When it is shown, milliseconds.
+    pub fn pts_ms(&self) -> u64 {
+        match self {
+            Self::Encoded { pts_ms, .. } | Self::Raw { pts_ms, .. } => *pts_ms,
+        }
+    }
+
+    /// What it takes as it came, bytes.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Encoded { bytes, .. } | Self::Raw { pixels: bytes, .. } => bytes.len(),
+        }
+    }
+}
+
 /// The bytes of a raw pixel, one a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PixelOrder {

@@ -27,7 +27,7 @@ pub fn describe() {
     describe_histogram!(BATCH_ITEMS, "Pieces of work that ran together");
     describe_histogram!(BATCH_COST, "Cost of what ran together, tokens");
     describe_counter!(REJECTED, "Work that was refused before it began, by reason");
-    describe_counter!(FRAMES, "Decoded frames, by whether the model looked at them");
+    describe_counter!(FRAMES, "Frames, by what became of them: whether the model looked at them, and why it did not");
 }
 
 /// A piece of work has waited this long for `model`.
@@ -55,6 +55,12 @@ pub fn refused(reason: &'static str) {
 pub(super) fn frames(decoded: usize, used: usize) {
     // A clip that is too short for the model has its frames looked at more than once.
     let used = used.min(decoded);
-    counter!(FRAMES, "outcome" => "used").increment(used as u64);
-    counter!(FRAMES, "outcome" => "skipped").increment((decoded - used) as u64);
+    became("used", used as u64);
+    became("skipped", (decoded - used) as u64);
+}
+
+/// So many frames came to this: `used` and `skipped` are told by the engine of clips; live sessions tell of theirs, which
+/// may be `still`, `dropped` or `failed` as well.
+pub fn became(outcome: &'static str, frames: u64) {
+    counter!(FRAMES, "outcome" => outcome).increment(frames);
 }

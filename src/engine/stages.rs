@@ -11,9 +11,9 @@ use super::queue::Entry;
 use super::request::Timing;
 use super::seen;
 use super::trail::Stage;
-use super::work::{Found, Job, Scene, Seen, Text, Then, Work};
+use super::work::{Found, Job, Seen, Text, Then, Work};
 use crate::embedding::{Embedding, rank};
-use crate::input::Clip;
+use crate::input::{Clip, Tokens};
 use crate::model::decoder::{DecodeOptions, TokenSampling};
 use crate::model::error::ModelError;
 use crate::model::vl_jepa::{self, VlJepa};
@@ -35,8 +35,9 @@ struct Pass<'a> {
     model: &'a Arc<str>,
     entries: &'a [Entry<Job>],
     found: Vec<Found>,
-    /// Equal for jobs with equal scenes.
-    scenes: Vec<Option<usize>>,
+    /// Equal for jobs whose first embeddings came about in the same way, where they have any.
+    origins: Vec<Option<usize>>,
+    origins_count: usize,
     passed: Passed,
     timing: Timing,
 }
@@ -58,11 +59,13 @@ impl Stages<'_> {
             model: self.name,
             entries,
             found: entries.iter().map(|_| Found::default()).collect(),
-            scenes: vec![None; entries.len()],
+            origins: vec![None; entries.len()],
+            origins_count: 0,
             passed: Passed::default(),
             timing: Timing::default(),
         };
         self.predict(&mut pass)?;
+        pass.take_given();
         self.embed_texts(&mut pass)?;
         self.speak(&mut pass)?;
         let Pass { mut found, passed, timing, .. } = pass;
@@ -70,29 +73,35 @@ impl Stages<'_> {
         Ok(Outcome { found, passed, timing })
     }
 
-    fn predict(&self, pass: &mut Pass) -> Result<(), ModelError> {
-        let scenes: Vec<(usize, &Scene)> = pass.scenes().collect();
+    fn predict<'e>(&self, pass: &mut Pass<'e>) -> Result<(), ModelError> {
+        let scenes: Vec<(usize, &Seen, &[Tokens])> = pass.asked().collect();
         if scenes.is_empty() {
             return Ok(());
         }
-        let (clips, clip_of) = distinct(scenes.iter().map(|(_, scene)| &scene.seen), |a, b| same_clip(a, b));
+        let (clips, clip_of) = distinct(scenes.iter().map(|(_, seen, _)| *seen), |a, b| same_clip(a, b));
         let clips: Vec<Arc<Clip>> = clips.into_iter().map(|seen| seen.clip.clone()).collect();
         let visual = pass.timed("vision", |timing| &mut timing.vision, || self.model.see(&clips))?;
         pass.passed.vision += visual.iter().map(|visual| visual.len()).sum::<usize>();
-        let scenes: Vec<_> = scenes.into_iter().zip(clip_of).filter(|((at, _), _)| pass.waits(*at)).collect();
-        let questions = scenes.iter().map(|((_, scene), clip)| (*clip, &scene.question));
-        let (asked, asked_of) = distinct(questions, |a, b| a.0 == b.0 && a.1.ids == b.1.ids);
+        let scenes: Vec<_> = scenes.into_iter().zip(clip_of).filter(|((at, ..), _)| pass.waits(*at)).collect();
+        let questions = |((_, _, questions), clip): &((usize, &Seen, &'e [Tokens]), usize)| {
+            let clip = *clip;
+            questions.iter().map(move |question| (clip, question))
+        };
+        let (asked, asked_of) = distinct(scenes.iter().flat_map(questions), |a, b| a.0 == b.0 && a.1.ids == b.1.ids);
         let asked: Vec<_> = asked
             .into_iter()
             .map(|(clip, question)| vl_jepa::Scene { visual: visual[clip].clone(), question: question.clone() })
             .collect();
         let embeddings = pass.timed("predictor", |timing| &mut timing.predictor, || self.model.predict(&asked))?;
         pass.passed.predictor += asked.iter().map(|asked| asked.visual.len() + asked.question.ids.len()).sum::<usize>();
-        for (((at, _), _), scene) in scenes.into_iter().zip(asked_of) {
-            pass.scenes[at] = Some(scene);
-            pass.found[at].visual_tokens = asked[scene].visual.len();
-            pass.found[at].embeddings = vec![embeddings[scene].clone()];
+        let mut asked_of = asked_of.into_iter();
+        for ((at, _, questions), clip) in scenes {
+            let answers: Vec<usize> = asked_of.by_ref().take(questions.len()).collect();
+            pass.origins[at] = answers.first().copied();
+            pass.found[at].visual_tokens = visual[clip].len();
+            pass.found[at].embeddings = answers.into_iter().map(|answer| embeddings[answer].clone()).collect();
         }
+        pass.origins_count = embeddings.len();
         Ok(())
     }
 
@@ -110,8 +119,8 @@ impl Stages<'_> {
             let embeddings = texts.iter().map(embedding);
             match &job.work {
                 Work::Texts(_) => found.embeddings = embeddings.map(Arc::unwrap_or_clone).collect(),
-                Work::Scene(_) if texts.is_empty() => continue,
-                Work::Scene(_) => {
+                _ if texts.is_empty() => continue,
+                _ => {
                     let candidates: Vec<_> = embeddings.collect();
                     let ranked = rank(&found.embeddings[0], &candidates, logit_scale);
                     found.ranked = ranked.expect("one model has one space");
@@ -159,8 +168,8 @@ impl Stages<'_> {
     /// Puts embeddings into words: the greedy ones together, each sampled one alone, for its words must depend on
     /// its own seed and not on who else was asked.
     fn speak(&self, pass: &mut Pass) -> Result<(), ModelError> {
-        let spoken = pass.scenes().filter_map(|(at, scene)| match &scene.then {
-            Then::Decode(options) => Some((at, pass.scenes[at], options)),
+        let spoken = pass.wanted().filter_map(|(at, job)| match job.work.then() {
+            Then::Decode(options) => Some((at, pass.origins[at], options)),
             _ => None,
         });
         let spoken: Vec<_> = spoken.collect();
@@ -219,12 +228,24 @@ impl<'a> Pass<'a> {
         self.entries.iter().map(|entry| &entry.work).enumerate().filter(|(_, job)| job.wanted())
     }
 
-    /// The scenes among them.
-    fn scenes(&self) -> impl Iterator<Item = (usize, &'a Scene)> + use<'a> {
-        self.wanted().filter_map(|(at, job)| match &job.work {
-            Work::Scene(scene) => Some((at, scene)),
-            Work::Texts(_) => None,
-        })
+    /// The clips among them and what is asked about each.
+    fn asked(&self) -> impl Iterator<Item = (usize, &'a Seen, &'a [Tokens])> + use<'a> {
+        self.wanted().filter_map(|(at, job)| job.work.asked().map(|(seen, questions)| (at, seen, questions)))
+    }
+
+    /// Takes the embeddings that were brought along, behind those that were predicted.
+    fn take_given(&mut self) {
+        let given = self.wanted().filter_map(|(at, job)| match &job.work {
+            Work::Words(words) => Some((at, &words.embedding)),
+            _ => None,
+        });
+        let (at, given): (Vec<usize>, Vec<&Embedding>) = given.unzip();
+        let (embeddings, origins) = distinct(given.into_iter(), |a, b| a == b);
+        for (at, origin) in at.into_iter().zip(origins) {
+            self.origins[at] = Some(self.origins_count + origin);
+            self.found[at].embeddings = vec![embeddings[origin].clone()];
+        }
+        self.origins_count += embeddings.len();
     }
 }
 
@@ -267,102 +288,4 @@ fn alike(a: &DecodeOptions, b: &DecodeOptions) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::engine::admission::{Admission, Load};
-    use crate::engine::memory::Memory;
-    use crate::engine::request::{Call, ClipFacts};
-    use crate::input::Frame;
-    use crate::model::bundle::Bundle;
-    use crate::settings::QueueSettings;
-    use tokio::sync::oneshot;
-
-    /// Work, and where its caller waits.
-    fn entry(work: Work) -> (Entry<Job>, oneshot::Receiver<Result<Found, crate::engine::EngineError>>) {
-        let door = Admission::new(Load { items: 1, cost: 1 }, &QueueSettings::default());
-        let call = Call::interactive(Instant::now());
-        let permit = Arc::new(door.enter(call.class, Load::one(1)).expect("room"));
-        let (reply, waits) = oneshot::channel();
-        (Entry { cost: work.cost(), work: Job { work, reply, permit }, arrived: call.deadline, call }, waits)
-    }
-
-    fn scene(model: &VlJepa, level: u8, question: &str, then: Then) -> Work {
-        let frame = Frame { width: 8, height: 8, rgb: vec![level; 192], pts_ms: 0 };
-        let clip = Arc::new(model.preprocessor.clip(&[frame], &Default::default()).expect("a clip"));
-        let question = model.tokenize_question(question).expect("tokens");
-        let seen =
-            Seen { clip, digest: level.into(), tokens: 1, facts: ClipFacts::default(), _memory: Memory::new(0).hold() };
-        Work::Scene(Scene { seen, question, then })
-    }
-
-    fn speak(sampling: TokenSampling) -> Then {
-        Then::Decode(DecodeOptions { max_tokens: 4, sampling })
-    }
-
-    #[test]
-    fn what_is_equal_is_computed_once_and_what_nobody_waits_for_not_at_all() {
-        let model = VlJepa::load(&Bundle::bundled().expect("a bundle")).expect("a model");
-        let (texts, name) = (TextCache::new(0, 0), Arc::from("one"));
-        let stages = Stages { name: &name, model: &model, texts: &texts, texts_cost_max: 5 };
-        let run = |works: Vec<Work>| {
-            let (entries, waits): (Vec<_>, Vec<_>) = works.into_iter().map(entry).unzip();
-            let outcome = stages.run(&entries).expect("an outcome");
-            drop(waits);
-            outcome
-        };
-        let text = |text: &str| Text { tokens: model.tokenize_text(text).expect("tokens"), known: None };
-        let sampled = || speak(TokenSampling::TopP { temperature: 2.0, top_p: 1.0, seed: 7 });
-        let works = || {
-            vec![
-                scene(&model, 9, "what is red?", speak(TokenSampling::Greedy)),
-                scene(&model, 9, "what is red?", Then::Rank(vec![text("a red circle"), text("a blue circle")])),
-                Work::Texts(vec![text("a blue circle"), text("a red circle"), text("a blue circle")]),
-                scene(&model, 9, "what is red?", sampled()),
-            ]
-        };
-        let (once, twice) = (run(works()), run(works().into_iter().chain(works()).collect()));
-        assert_eq!(once.passed, twice.passed);
-        assert!(once.passed.stages().iter().all(|&tokens| tokens > 0), "{:?}", once.passed);
-        for (at, found) in twice.found.iter().enumerate() {
-            let alone = &once.found[at % 4];
-            assert_eq!(
-                (&found.spoken, &found.ranked, &found.embeddings),
-                (&alone.spoken, &alone.ranked, &alone.embeddings)
-            );
-        }
-        let more = |work| run(works().into_iter().chain([work]).collect()).passed;
-        let greedy = || speak(TokenSampling::Greedy);
-        let Passed { vision, predictor, decoder, .. } = once.passed;
-        let other_clip = more(scene(&model, 8, "what is red?", greedy()));
-        assert!(other_clip.vision == 2 * vision && other_clip.predictor == 2 * predictor);
-        let other_question = more(scene(&model, 9, "what is blue?", greedy()));
-        assert!(other_question.vision == vision && other_question.decoder == decoder + 4);
-
-        let entries: Vec<_> = works().into_iter().map(|work| entry(work).0).collect();
-        assert_eq!(stages.run(&entries).expect("nothing").passed, Passed::default(), "all callers have left");
-    }
-
-    #[test]
-    fn equal_clips_are_seen_once_whatever_their_digests() {
-        let seen = |value: f32, digest: u64| {
-            let pixels = ndarray::Array4::from_elem((2, 3, 4, 4), value);
-            let clip = Arc::new(Clip { pixels, frames_decoded: 2, frames_used: 2 });
-            Seen { clip, digest, tokens: 1, facts: ClipFacts::default(), _memory: Memory::new(0).hold() }
-        };
-        let clips = [seen(1.0, 7), seen(2.0, 8), seen(1.0, 7), seen(2.0, 8), seen(3.0, 7)];
-        let (kept, which) = distinct(clips.iter(), |a, b| same_clip(a, b));
-        assert_eq!((kept.len(), which), (3, vec![0, 1, 0, 1, 2]), "the last one only has the digest of the first");
-    }
-
-    #[test]
-    fn pieces_hold_everything_in_order_and_no_more_than_fits() {
-        for (items, cost_max, expected) in [
-            (vec![3, 3, 3], 6, vec![vec![3, 3], vec![3]]),
-            (vec![9, 1, 1], 6, vec![vec![9], vec![1, 1]]),
-            (vec![1, 9, 1], 0, vec![vec![1], vec![9], vec![1]]),
-            (vec![], 6, vec![]),
-        ] {
-            assert_eq!(pieces(&items, |&item| item, cost_max), expected);
-        }
-    }
-}
+mod tests;

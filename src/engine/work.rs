@@ -21,6 +21,10 @@ pub enum Work {
     Texts(Vec<Text>),
     /// Predict the embedding of an answer.
     Scene(Scene),
+    /// Predict the embeddings of the answers to several questions about one clip.
+    Look(Look),
+    /// Put an embedding into words.
+    Words(Words),
 }
 
 /// A question about a clip.
@@ -31,6 +35,24 @@ pub struct Scene {
     /// What is asked.
     pub question: Tokens,
     /// What happens to the embedding.
+    pub then: Then,
+}
+
+/// Several questions about a clip, which is seen once for all of them.
+#[derive(Debug)]
+pub struct Look {
+    /// What is seen.
+    pub seen: Seen,
+    /// What is asked; one at least.
+    pub questions: Vec<Tokens>,
+}
+
+/// An embedding that is there already, and what is to happen to it.
+#[derive(Debug)]
+pub struct Words {
+    /// Of the model's space.
+    pub embedding: Embedding,
+    /// What happens to it.
     pub then: Then,
 }
 
@@ -76,14 +98,36 @@ impl Work {
         match self {
             Self::Texts(texts) => Cost { text: unknown(texts), ..Cost::default() },
             Self::Scene(scene) => scene.cost(),
+            Self::Look(look) => look.cost(),
+            Self::Words(words) => words.cost(),
+        }
+    }
+
+    /// The clip it wants seen and what is asked about it.
+    pub fn asked(&self) -> Option<(&Seen, &[Tokens])> {
+        match self {
+            Self::Scene(scene) => Some((&scene.seen, std::slice::from_ref(&scene.question))),
+            Self::Look(look) => Some((&look.seen, &look.questions)),
+            Self::Texts(_) | Self::Words(_) => None,
+        }
+    }
+
+    /// What happens to its first embedding.
+    pub fn then(&self) -> &Then {
+        match self {
+            Self::Scene(Scene { then, .. }) | Self::Words(Words { then, .. }) => then,
+            Self::Texts(_) | Self::Look(_) => &Then::Return,
         }
     }
 
     /// The texts it wants embedded.
     pub fn texts(&self) -> &[Text] {
         match self {
-            Self::Texts(texts) | Self::Scene(Scene { then: Then::Rank(texts), .. }) => texts,
-            Self::Scene(_) => &[],
+            Self::Texts(texts) => texts,
+            other => match other.then() {
+                Then::Rank(texts) => texts,
+                Then::Return | Then::Decode(_) => &[],
+            },
         }
     }
 }
@@ -91,29 +135,57 @@ impl Work {
 impl Scene {
     /// What it asks of the model.
     pub fn cost(&self) -> Cost {
-        let Self { seen, question, then } = self;
-        let scene = digest(&(seen.digest, &question.ids));
-        let (text, decoder) = match then {
-            Then::Return => (0, Part::default()),
-            Then::Rank(candidates) => (unknown(candidates), Part::default()),
-            Then::Decode(options) => (0, Part { tokens: options.max_tokens, same: words(scene, options) }),
-        };
-        Cost {
-            vision: Part { tokens: seen.tokens, same: seen.digest },
-            question: Part { tokens: question.ids.len(), same: scene },
-            read: seen.tokens,
-            text,
-            decoder,
+        let seen = seen_cost(&self.seen, std::slice::from_ref(&self.question));
+        let (text, decoder) = self.then.cost(seen.question.same);
+        Cost { text, decoder, ..seen }
+    }
+}
+
+impl Look {
+    /// What it asks of the model.
+    pub fn cost(&self) -> Cost {
+        seen_cost(&self.seen, &self.questions)
+    }
+}
+
+impl Words {
+    /// What it asks of the model.
+    pub fn cost(&self) -> Cost {
+        let bits: Vec<u32> = self.embedding.values.iter().map(|value| value.to_bits()).collect();
+        let (text, decoder) = self.then.cost(digest(&bits));
+        Cost { text, decoder, ..Cost::default() }
+    }
+}
+
+/// What it costs to ask these questions about a clip.
+fn seen_cost(seen: &Seen, questions: &[Tokens]) -> Cost {
+    let ids: Vec<&[u32]> = questions.iter().map(|question| &question.ids[..]).collect();
+    Cost {
+        vision: Part { tokens: seen.tokens, same: seen.digest },
+        question: Part { tokens: ids.iter().map(|ids| ids.len()).sum(), same: digest(&(seen.digest, &ids)) },
+        // The clip is read with every question.
+        read: seen.tokens * questions.len(),
+        ..Cost::default()
+    }
+}
+
+impl Then {
+    /// Tokens of texts and what the decoder may write, where it happens to the embedding whose digest is `of`.
+    fn cost(&self, of: u64) -> (usize, Part) {
+        match self {
+            Self::Return => (0, Part::default()),
+            Self::Rank(candidates) => (unknown(candidates), Part::default()),
+            Self::Decode(options) => (0, Part { tokens: options.max_tokens, same: words(of, options) }),
         }
     }
 }
 
-/// Equal where the decoder says the same about a scene.
-fn words(scene: u64, options: &DecodeOptions) -> u64 {
+/// Equal where the decoder says the same about an embedding.
+fn words(of: u64, options: &DecodeOptions) -> u64 {
     match options.sampling {
-        TokenSampling::Greedy => digest(&(scene, options.max_tokens)),
+        TokenSampling::Greedy => digest(&(of, options.max_tokens)),
         TokenSampling::TopP { temperature, top_p, seed } => {
-            digest(&(scene, options.max_tokens, temperature.to_bits(), top_p.to_bits(), seed))
+            digest(&(of, options.max_tokens, temperature.to_bits(), top_p.to_bits(), seed))
         }
     }
 }
@@ -132,7 +204,7 @@ pub fn unknown(texts: &[Text]) -> usize {
 /// What the model found.
 #[derive(Debug, Default)]
 pub struct Found {
-    /// The predicted embedding, or one a text.
+    /// The predicted or given embedding, or one a question or text.
     pub embeddings: Vec<Embedding>,
     /// Candidates, in the order given.
     pub ranked: Vec<Ranked>,

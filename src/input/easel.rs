@@ -28,6 +28,16 @@ pub struct Easel<'a> {
     pub held_bytes: Rc<Cell<u64>>,
 }
 
+/// One frame's RGB8 pixels, row by row -> its samples [3, height, width], each by its channel's levels.
+pub(super) fn paint(rgb: &[u8], levels: &[[f32; 256]; 3], samples: &mut [f32]) {
+    let planes = samples.chunks_exact_mut((rgb.len() / 3).max(1));
+    for ((channel, plane), levels) in planes.enumerate().zip(levels) {
+        for (sample, &level) in plane.iter_mut().zip(rgb.iter().skip(channel).step_by(3)) {
+            *sample = levels[usize::from(level)];
+        }
+    }
+}
+
 /// One clip, with frames that are still missing.
 #[derive(Debug, Default)]
 struct Canvas {
@@ -78,12 +88,7 @@ impl<'a> Easel<'a> {
                 match laid {
                     Some(laid) => canvas.samples.copy_within(laid * 3 * area..(laid + 1) * 3 * area, place * 3 * area),
                     None => {
-                        let planes = canvas.samples[place * 3 * area..].chunks_exact_mut(area);
-                        for ((channel, plane), levels) in planes.enumerate().zip(&self.levels) {
-                            for (sample, &level) in plane.iter_mut().zip(rgb.iter().skip(channel).step_by(3)) {
-                                *sample = levels[usize::from(level)];
-                            }
-                        }
+                        paint(&rgb, &self.levels, &mut canvas.samples[place * 3 * area..(place + 1) * 3 * area]);
                         laid = Some(place);
                     }
                 }

@@ -20,14 +20,16 @@ pub struct Sampling {
 }
 
 impl Sampling {
+    /// The same within a segment of a longer clip, `[start, end)` in milliseconds; its own start and end are not looked at.
+    pub fn within(self, [start, end]: [u64; 2]) -> Self {
+        // A picture is shown at one instant.
+        Self { start_ms: Some(start), end_ms: Some(end.max(start.saturating_add(1))), ..self }
+    }
+
     /// The frames to look at, as indices into their times. One frame stays one frame: it is a picture, and the vision encoder
-    /// knows what to do with that.
-    pub(super) fn indices(
-        &self,
-        times_ms: &[u64],
-        num_frames: Option<usize>,
-        max: usize,
-    ) -> Result<Vec<usize>, InputError> {
+    /// knows what to do with that. Without a number or a rate of its own it takes `num_frames`, or all of them; fails where
+    /// that is more than `max`, and where no frame is left.
+    pub fn indices(&self, times_ms: &[u64], num_frames: Option<usize>, max: usize) -> Result<Vec<usize>, InputError> {
         let start_ms = self.start_ms.unwrap_or(0);
         let shown = |pts_ms: u64| pts_ms >= start_ms && self.end_ms.is_none_or(|end_ms| pts_ms < end_ms);
         let inside: Vec<usize> = (0..times_ms.len()).filter(|&index| shown(times_ms[index])).collect();

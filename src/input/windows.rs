@@ -29,7 +29,7 @@ impl Windows {
         }
         let last = times_ms.last().copied().unwrap_or(0);
         let before = times_ms.len().checked_sub(2).map_or(last, |at| times_ms[at]);
-        let end = last.saturating_add(last.saturating_sub(before));
+        let end = end_ms(before, last);
         if end.div_ceil(stride_ms) > SEGMENTS_MAX {
             let bound = format!("so long that a clip of {end} ms has at most {SEGMENTS_MAX} segments");
             return Err(InputError::Field { field: "stride_ms", value: stride_ms.to_string(), bound });
@@ -38,15 +38,27 @@ impl Windows {
         let (mut start, first_at) = (0, |time: u64| times_ms.partition_point(|&frame| frame < time));
         while start < end.max(1) {
             let stop = start.saturating_add(window_ms);
-            let there = stop.min(end) - start.min(end);
-            let counts = stop <= end || there >= window_ms.div_ceil(2) || windows.is_empty();
-            if counts && first_at(start) < first_at(stop) {
+            if self.counts(start, end, windows.is_empty()) && first_at(start) < first_at(stop) {
                 windows.push([start, stop.min(end)]);
             }
             start = start.saturating_add(stride_ms);
         }
         Ok(windows)
     }
+
+    /// Whether a segment that begins at `start` counts in a clip that ends at `end`, milliseconds; `only` where none counts
+    /// before it.
+    pub fn counts(&self, start: u64, end: u64, only: bool) -> bool {
+        let stop = start.saturating_add(self.window_ms);
+        let there = stop.min(end) - start.min(end);
+        stop <= end || there >= self.window_ms.div_ceil(2) || only
+    }
+}
+
+/// When a clip ends whose last frame is shown at `last`, the one before it at `before`, milliseconds: the last one is taken to
+/// be shown as long as the one before it.
+pub fn end_ms(before: u64, last: u64) -> u64 {
+    last.saturating_add(last.saturating_sub(before))
 }
 
 #[cfg(test)]

@@ -166,6 +166,8 @@ concerns! {
         bytes_waiting_max: usize = 32 << 20, 1 << 10..=1 << 32, "VLJEPA_WATCH_BYTES_WAITING_MAX";
         /// Frames of one window that are kept; of more, those that are not looked at are let go.
         window_frames_max: usize = 1024, 2..=1 << 16, "VLJEPA_WATCH_WINDOW_FRAMES_MAX";
+        /// Embeddings of one session that are kept, in case the same pictures are looked at again; 0 keeps none.
+        windows_kept_max: usize = 64, 0..=1 << 12, "VLJEPA_WATCH_WINDOWS_KEPT_MAX";
         /// Changes of queries, flushes and embeddings to speak of that wait.
         requests_waiting_max: usize = 64, 1..=1 << 12, "VLJEPA_WATCH_REQUESTS_WAITING_MAX";
         /// Events that are kept until they are acknowledged; beyond it nothing is computed.

@@ -21,7 +21,7 @@ pub enum Event {
     Spoken(Spoken),
     /// Frames were dropped.
     Dropped(Dropped),
-    /// One frame could not be used, and only it.
+    /// One frame, or what was asked for at it, could not be done, and only it.
     Failed(FrameFailed),
     /// The session is over; always the last one.
     Finished(Finished),
@@ -54,7 +54,7 @@ pub struct Seen {
     pub span: Span,
     /// Cosine distance to the mean of the running segment, 0 to 2.
     pub drift: f64,
-    /// The window was one before again: nothing was encoded.
+    /// The window shows the pictures of one before again: nothing was encoded.
     pub repeated: bool,
     /// The answer embedding.
     pub embedding: Embedding,
@@ -67,7 +67,7 @@ pub struct Seen {
 pub enum Trigger {
     /// The stream's own rule.
     Rule(crate::segment::Trigger),
-    /// The query is new.
+    /// The query was changed, and this is its first window.
     QueryChanged,
     /// Somebody flushed.
     Flush,
@@ -116,10 +116,11 @@ pub struct Dropped {
     pub reason: DropReason,
 }
 
-/// A frame that could not be used.
+/// A frame that could not be used; or a window, a change of a query or words that could not be, at the newest frame they are
+/// about. The session goes on.
 #[derive(Debug, Clone)]
 pub struct FrameFailed {
-    /// Its number.
+    /// The frame's number.
     pub seq: u64,
     /// Why.
     pub error: EngineError,
@@ -138,7 +139,10 @@ pub struct Stats {
     pub frames_still: u64,
     /// Frames that the vision encoder looked at, each counted once.
     pub frames_encoded: u64,
-    /// Windows that were complete.
+    /// Frames that were taken and differed, but that no window's choice fell on. So every frame is told once: those that
+    /// came are the dropped, failed, still, encoded and skipped ones together.
+    pub frames_skipped: u64,
+    /// Windows that were looked at.
     pub windows: u64,
     /// Windows that were the same as one before: not encoded.
     pub windows_repeated: u64,

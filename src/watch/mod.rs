@@ -4,10 +4,23 @@
 //! pass, and each query's [`Segmenter`](crate::segment::Segmenter) says which embeddings become words. What comes out are
 //! numbered [`Event`]s, kept until they are acknowledged. The service and the commands hold the same sessions; neither
 //! protobuf nor a terminal is known here.
+//!
+//! The rules are plain structs, tested as tables: `inbox` what waits, `still` which frames are the same, `windows` which of
+//! them belong together, `standing` when there are words, `outbox` what has been told. `session` is the hand that callers
+//! have on a session, `task` what runs, `looker` what is done in order.
 
 mod event;
+mod inbox;
+mod looker;
+mod outbox;
+pub mod seen;
 mod session;
+mod shared;
 mod spec;
+mod standing;
+mod still;
+mod task;
+mod windows;
 
 pub use event::{DropReason, Dropped, Event, Finished, FrameFailed, Numbered, Seen, Span, Spoken, Stats, Trigger};
 pub use session::{Ended, Session, Unsent};

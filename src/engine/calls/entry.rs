@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use crate::engine::admission::{Load, Permit};
+use crate::engine::admission::{Admission, Load, Permit};
 use crate::engine::cost::come_again;
 use crate::engine::error::EngineError;
 use crate::engine::line::Place;
@@ -18,11 +18,20 @@ use crate::engine::{Engine, Inner};
 impl Engine {
     /// Comes in by the door before anything is done for it: who is refused later has cost others their time.
     pub(in crate::engine) async fn enter(&self, call: &Call) -> Result<Permit, EngineError> {
+        self.enter_by(call, |door| door.enter_unknown(call.class)).await
+    }
+
+    /// Comes in by the door as `enter` says.
+    pub(in crate::engine) async fn enter_by(
+        &self,
+        call: &Call,
+        enter: impl Fn(&Admission) -> Option<Permit>,
+    ) -> Result<Permit, EngineError> {
         let left = call.deadline.saturating_duration_since(Instant::now());
         let retry_after = match self.0.too_late(call.class, left) {
             _ if left.is_zero() => return Err(EngineError::DeadlineExceeded),
             _ if call.full == Full::Wait => {
-                return Ok(self.0.door.when_free(|door| door.enter_unknown(call.class)).await);
+                return Ok(self.0.door.when_free(enter).await);
             }
             // Its deadline alone is too near, not that others are before it: coming again as hurried would not help.
             Some(_) if left < self.0.usual() => {
@@ -35,14 +44,14 @@ impl Engine {
             }
             None => self.0.retry_after(),
         };
-        self.0.door.enter_unknown(call.class).ok_or_else(|| {
+        enter(&self.0.door).ok_or_else(|| {
             seen::refused("queue");
             EngineError::Overloaded { what: "the queue", retry_after }
         })
     }
 
     /// Takes the room that is needed, now that the cost is known.
-    pub(super) async fn settle(
+    pub(in crate::engine) async fn settle(
         &self,
         mut permit: Permit,
         cost: usize,
@@ -70,7 +79,7 @@ impl Engine {
     }
 
     /// Takes a place in the line.
-    pub(super) fn begin(&self, work: Work, permit: &Arc<Permit>, call: &Call) -> Result<Begun, EngineError> {
+    pub(in crate::engine) fn begin(&self, work: Work, permit: &Arc<Permit>, call: &Call) -> Result<Begun, EngineError> {
         let (reply, outcome) = oneshot::channel();
         let cost = work.cost();
         let work = Job { work, reply, permit: permit.clone() };
@@ -80,13 +89,13 @@ impl Engine {
 }
 
 /// Work that is waiting or running; dropping it takes it back.
-pub(super) struct Begun {
+pub(in crate::engine) struct Begun {
     _place: Place,
     outcome: oneshot::Receiver<Result<Found, EngineError>>,
 }
 
 impl Begun {
-    pub(super) async fn outcome(self) -> Result<Found, EngineError> {
+    pub(in crate::engine) async fn outcome(self) -> Result<Found, EngineError> {
         self.outcome.await.map_err(|_| EngineError::Stopped)?
     }
 }

@@ -39,6 +39,7 @@ pub fn recorder() -> Option<&'static PrometheusHandle> {
         ::metrics::set_global_recorder(recorder).ok()?;
         seen::describe();
         crate::jobs::seen::describe();
+        crate::watch::seen::describe();
         describe_histogram!(CALL, Unit::Seconds, "Time from a call's headers to the end of its response");
         Some(handle)
     };

@@ -1,0 +1,145 @@
+//! One standing query: when its embeddings become words, and what the words are about. A plain rule that is given times.
+
+use std::collections::VecDeque;
+
+use super::event::{Span, Trigger};
+use super::spec::Decode;
+use crate::embedding::Embedding;
+use crate::engine::{Asked, Manner};
+use crate::segment::{self, Policy, Segmenter};
+
+/// Windows whose first frames are remembered, for the beginning of a segment that is found later.
+const BEGINNINGS_MAX: usize = 1024;
+
+/// A question that is asked of every window.
+#[derive(Debug)]
+pub struct Standing {
+    /// The question as the engine reads it.
+    pub asked: Asked,
+    /// How it is put into words; none: it never is.
+    pub manner: Option<Manner>,
+    /// Different for every question that ever stood in the session.
+    pub version: u64,
+    decode: Decode,
+    segmenter: Segmenter,
+    /// Why its first window becomes words.
+    first: Trigger,
+    /// When the clock of [`Decode::Uniform`] strikes next.
+    due_ms: Option<u64>,
+    /// Words that should have been made and could not be.
+    owed: Option<Trigger>,
+    /// Beginning and first frame of the latest windows.
+    beginnings: VecDeque<[u64; 2]>,
+    /// The same of the running segment.
+    segment: [u64; 2],
+    /// The latest window.
+    latest: Option<Latest>,
+}
+
+/// The latest window, as one query found it.
+#[derive(Debug, Clone)]
+pub struct Latest {
+    /// The answer embedding.
+    pub embedding: Embedding,
+    /// What words are about: from the beginning of the running segment to the end of the window.
+    pub segment: Span,
+    /// Cosine distance to the mean of the running segment, 0 to 2.
+    pub drift: f64,
+}
+
+/// What is decided about an embedding.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Decided {
+    /// Cosine distance to the mean of the running segment, 0 to 2.
+    pub drift: f64,
+    /// Why it becomes words, if it does.
+    pub trigger: Option<Trigger>,
+    /// Why it does not although it should.
+    pub held: Option<segment::Held>,
+}
+
+impl Standing {
+    /// One that has not been asked yet; `changed` where there was another question in its place.
+    pub fn new(asked: Asked, manner: Option<Manner>, version: u64, decode: Decode, changed: bool) -> Self {
+        // Where words have another clock the segmenter only measures: no cosine distance is above 2.
+        let measure = || Policy { threshold: 2.0, calm: None, silence_max_ms: None, ..Policy::default() };
+        let policy = if let Decode::Drift(policy) = decode { policy } else { measure() };
+        let first = if changed { Trigger::QueryChanged } else { Trigger::Rule(segment::Trigger::First) };
+        Self {
+            asked,
+            manner,
+            version,
+            decode,
+            segmenter: Segmenter::new(policy),
+            first,
+            due_ms: None,
+            owed: None,
+            beginnings: VecDeque::new(),
+            segment: [0; 2],
+            latest: None,
+        }
+    }
+
+    /// Takes the embedding of the next window.
+    pub fn sees(&mut self, span: Span, embedding: Embedding) -> Decided {
+        let ([start, end], [first_seq, last_seq]) = (span.ms, span.seq);
+        let decision = self.segmenter.push(start, &embedding.values);
+        self.beginnings.push_back([start, first_seq]);
+        if self.beginnings.len() > BEGINNINGS_MAX {
+            self.beginnings.pop_front();
+        }
+        let (by_rule, begins_ms) = match self.decode {
+            Decode::Drift(_) => (decision.trigger.map(Trigger::Rule), decision.segment_start_ms),
+            Decode::Uniform { every_ms } => (self.strikes(start, every_ms), start),
+            Decode::Never => (None, start),
+        };
+        if begins_ms != self.segment[0] || self.latest.is_none() {
+            let known = self.beginnings.partition_point(|[begins, _]| *begins < begins_ms);
+            self.segment = [begins_ms, self.beginnings.get(known).map_or(first_seq, |[_, seq]| *seq)];
+        }
+        let by_rule = by_rule.map(|trigger| match trigger {
+            Trigger::Rule(segment::Trigger::First) => self.first,
+            other => other,
+        });
+        let trigger = by_rule.or(self.owed.take()).filter(|_| self.manner.is_some());
+        if trigger.is_some() && decision.trigger.is_none() {
+            self.segmenter.spoken(start, &embedding.values);
+        }
+        let segment = Span { seq: [self.segment[1], last_seq], ms: [self.segment[0], end] };
+        self.latest = Some(Latest { embedding, segment, drift: decision.drift });
+        let held = decision.held.filter(|_| matches!(self.decode, Decode::Drift(_)));
+        Decided { drift: decision.drift, trigger, held }
+    }
+
+    /// Whether the clock strikes in a window that begins at `start`: at the first one, and then at the first one at or
+    /// after every full time.
+    fn strikes(&mut self, start: u64, every_ms: u64) -> Option<Trigger> {
+        let every_ms = every_ms.max(1);
+        let Some(due) = self.due_ms else {
+            self.due_ms = Some(start.saturating_add(every_ms));
+            return Some(Trigger::Rule(segment::Trigger::First));
+        };
+        let late = start.checked_sub(due)?;
+        self.due_ms = Some(due.saturating_add((late / every_ms + 1).saturating_mul(every_ms)));
+        Some(Trigger::Uniform)
+    }
+
+    /// Its latest window, to be put into words because somebody asks for it.
+    pub fn flushed(&mut self) -> Option<&Latest> {
+        let latest = self.latest.as_ref().filter(|_| self.manner.is_some())?;
+        let at_ms = self.beginnings.back().map_or(0, |[begins, _]| *begins);
+        self.segmenter.spoken(at_ms, &latest.embedding.values);
+        self.owed = None;
+        Some(latest)
+    }
+
+    /// Its latest window.
+    pub fn latest(&self) -> Option<&Latest> {
+        self.latest.as_ref()
+    }
+
+    /// The words for its latest window could not be made: those of the next one are owed.
+    pub fn owes(&mut self, trigger: Trigger) {
+        self.owed = Some(trigger);
+    }
+}

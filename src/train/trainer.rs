@@ -275,7 +275,7 @@ impl Trainer {
         let Some(settings) = &self.options.exam else { return Ok(()) };
         let subject = InTraining { parts: &self.setup.parts, edges: &self.setup.edges };
         let exam = examine(&subject, &self.setup.edges, settings)?;
-        for line in &exam.families {
+        for line in exam.families.iter().chain(&exam.windows) {
             let fields = format!(
                 "{},{},{:.4},{:.4},{:.4}",
                 line.family, line.questions, line.accuracy, line.majority, line.closest

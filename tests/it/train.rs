@@ -146,6 +146,7 @@ fn the_bundle_answers_as_the_parts_did() {
     trainer.export(&root).expect("a bundle");
     let model = VlJepa::load(&Bundle::open(&root).expect("a bundle")).expect("a model");
     let settings = ExamSettings {
+        windows: 0,
         clips: 6,
         seed: 3,
         frames: 4,

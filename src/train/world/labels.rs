@@ -4,6 +4,7 @@
 use super::palette::{Colour, Direction, Pattern, Shape, Size};
 use super::scenario::{Event, Pose, Scenario};
 use super::shapes;
+use std::ops::Range;
 
 /// Classes of [`DenseLabels::colour`]: none, then [`Colour::ALL`].
 pub const COLOUR_CLASSES: usize = 1 + Colour::ALL.len();
@@ -47,6 +48,26 @@ const CELL_SHARE: f32 = 0.18;
 const OBJECT_SHARE: f32 = 0.2;
 /// Slowest visible motion, picture widths a frame of an eight-frame clip.
 const SPEED_MIN: f32 = 0.012;
+
+impl DenseLabels {
+    /// The four kinds of labels that every token has.
+    fn kinds(&mut self) -> [&mut Vec<u8>; 4] {
+        [&mut self.colour, &mut self.shape, &mut self.motion, &mut self.size]
+    }
+
+    /// Keeps the labels of the first `tokens` tokens.
+    pub fn truncate(&mut self, tokens: usize) {
+        self.kinds().into_iter().for_each(|kind| kind.truncate(tokens));
+    }
+
+    /// Takes over the labels of some tokens; both have them.
+    pub(super) fn splice(&mut self, tokens: Range<usize>, other: &Self) {
+        let others = [&other.colour, &other.shape, &other.motion, &other.size];
+        for (kind, other) in self.kinds().into_iter().zip(others) {
+            kind[tokens.clone()].copy_from_slice(&other[tokens.clone()]);
+        }
+    }
+}
 
 impl Scenario {
     /// Labels of tokens of two frames each on a grid of `grid * grid` cells.

@@ -20,6 +20,7 @@ mod stage;
 mod stream;
 mod view;
 mod vocabulary;
+mod window;
 
 pub use family::{Family, Question, majority};
 pub use labels::{
@@ -31,6 +32,7 @@ pub use phrasing::Phrasings;
 pub use scenario::{Background, Event, Key, Light, Object, Pose, Scenario};
 pub use stream::{Annotation, STREAM_MS_MAX, Stream, StreamConfig};
 pub use vocabulary::vocabulary;
+pub use window::Window;
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;

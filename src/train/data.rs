@@ -20,6 +20,8 @@ pub struct Scene {
     pub clip: Arc<Clip>,
     /// What is asked about it.
     pub asked: Vec<Asked>,
+    /// Token ids of answers that are nearly right and wrong, where the source knows some.
+    pub decoys: Vec<Vec<u32>>,
     /// What lies on every token, where the source knows it.
     pub labels: Option<DenseLabels>,
 }
@@ -249,7 +251,12 @@ impl Source for WorldSource {
             asked.push(self.edges.asked(&words, &question.answer)?);
         }
         let (clip, labels) = self.film(&drawn, &mut rng)?;
-        Ok(Scene { clip, asked, labels: Some(labels) })
+        let near = match &drawn {
+            Drawn::Clip(scenario) => scenario.nearly_captions(stage.decoys, &mut rng),
+            Drawn::Window(window) => window.scenario().nearly_captions(stage.decoys, &mut rng),
+        };
+        let decoys = near.iter().map(|text| self.edges.answer(text)).collect::<Result<_, _>>()?;
+        Ok(Scene { clip, asked, decoys, labels: Some(labels) })
     }
 
     fn answers(&self, ticket: Ticket, stage: &Stage, count: usize) -> Result<Vec<Vec<u32>>, DataError> {

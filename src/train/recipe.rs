@@ -103,6 +103,9 @@ pub struct Stage {
     pub spread_weight: f32,
     /// Cosine above which two different answers of a batch are too close.
     pub spread_margin: f32,
+    /// Joint: descriptions of a clip that are nearly right, which no prediction may come close to; what differs in one word,
+    /// or in the order of words, is else hardly ever told apart within a batch. The generator alone has them.
+    pub decoys: usize,
     /// Weights of question families; absent ones count 1.
     pub families: BTreeMap<String, f32>,
     /// Decoder: answer texts a step whose own embeddings are decoded, beside the predictions of the clips.
@@ -128,6 +131,7 @@ impl Default for Stage {
             dense_weight: [0.0, 0.0],
             spread_weight: 0.0,
             spread_margin: 0.5,
+            decoys: 0,
             families: BTreeMap::new(),
             texts: 0,
             noise: 0.0,
@@ -239,7 +243,7 @@ impl Recipe {
             if stage.questions == 0 {
                 return bound(field("questions"), "0".into(), "at least 1");
             }
-            for (name, count) in [("clips", stage.clips), ("questions", stage.questions), ("texts", stage.texts)] {
+            for (name, count) in counts(stage) {
                 if count > BATCH_MAX {
                     return bound(field(name), count.to_string(), "at most 65536");
                 }
@@ -276,6 +280,11 @@ impl Recipe {
         }
         Ok(())
     }
+}
+
+/// What is counted in one step.
+fn counts(stage: &Stage) -> [(&'static str, usize); 4] {
+    [("clips", stage.clips), ("questions", stage.questions), ("texts", stage.texts), ("decoys", stage.decoys)]
 }
 
 /// Sets the value at `a.0.b` in `a.0.b=value`; the value is JSON, or else a string. Only objects get new keys.

@@ -90,7 +90,8 @@ impl Step<'_> {
         Ok(self.merge(done))
     }
 
-    /// Predictions against answers. `texts` are the batch's different answers, `targets` a row of them a question.
+    /// Predictions against answers. `texts` are the batch's different answers and decoys, `targets` a row of them a
+    /// question.
     pub fn joint(&self, shards: &[Vec<Scene>], texts: &[Vec<u32>], targets: &[usize]) -> Result<Outcome> {
         let total: usize = shards.iter().map(Vec::len).sum();
         let cuts = cut(texts.len(), shards.len());

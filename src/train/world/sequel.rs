@@ -24,7 +24,9 @@ const MEETINGS: (RangeInclusive<f32>, f32) = (0.42..=0.5, 0.35);
 /// Steepest way of a collision: the shorter side of the step over the longer one, about 20 degrees.
 const SLANT_MAX: f32 = 0.36;
 /// Draws of an event before a scene counts as one in which nothing more can happen.
-const DRAWS_MAX: usize = 200;
+const DRAWS_MAX: usize = 50;
+/// Draws of actors and ways before an event counts as one that cannot happen: else those would be frequent that fit easily.
+const TRIES_MAX: usize = 16;
 
 /// What happens next.
 pub struct Sequel {
@@ -53,8 +55,7 @@ impl Scene<'_> {
     pub fn next(&self, rng: &mut impl Rng) -> Option<Sequel> {
         (0..DRAWS_MAX).find_map(|_| {
             let event = stage::draw_event(self.config, rng);
-            let sequel = self.try_event(event, rng)?;
-            sequel.is_clear().then_some(sequel)
+            (0..TRIES_MAX).find_map(|_| self.try_event(event, rng).filter(Sequel::is_clear))
         })
     }
 

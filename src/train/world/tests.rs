@@ -249,5 +249,5 @@ fn what_is_nearly_right_is_wrong_and_never_names_a_held_out_pair() {
             }
         }
     }
-    assert!(told > 1100 && swapped > 40, "{told} told, {swapped} with the same words in another order");
+    assert!(told > 1000 && swapped > 20, "{told} told, {swapped} with the same words in another order");
 }

@@ -23,6 +23,9 @@ pub(super) struct Evaluate {
     /// Clips a family, one question each.
     #[arg(long, default_value_t = 100)]
     clips: usize,
+    /// Windows over streams, of which it is asked what happens and for a description.
+    #[arg(long, default_value_t = 0)]
+    windows: usize,
     /// Which clips.
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -72,13 +75,17 @@ impl Evaluate {
 fn run(args: &Evaluate, settings: &Settings) -> anyhow::Result<()> {
     let clips = args.clips;
     anyhow::ensure!((1..=CLIPS_MAX).contains(&clips), "--clips is {clips}, must be 1 to {CLIPS_MAX}");
+    anyhow::ensure!(args.windows <= CLIPS_MAX, "--windows is {}, must be 0 to {CLIPS_MAX}", args.windows);
     let bundle = args.bundle.open(settings)?;
+    let frames = bundle.config.vision.frames_per_clip;
+    anyhow::ensure!(args.windows == 0 || frames > 1, "--windows: {} looks at one frame, 2 are needed", bundle.name);
     let model = VlJepa::load(&bundle)?;
     let edges = Edges::of(&bundle)?;
     let settings = ExamSettings {
         clips: args.clips,
+        windows: args.windows,
         seed: args.seed,
-        frames: bundle.config.vision.frames_per_clip,
+        frames,
         size: args.size.map_or(Ok(bundle.config.vision.crop_size), |pixels| side("--size", pixels))?,
         phrasings: match args.phrasings {
             Wording::Train => Phrasings::Train,

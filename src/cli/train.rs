@@ -22,7 +22,7 @@ use crate::train::world::{Pairs, Phrasings};
 /// Trains a model and writes it as a bundle.
 #[derive(Debug, clap::Args)]
 pub struct Train {
-    /// Recipe: a compiled-in name (world-small, world-tiny) or a JSON file.
+    /// Recipe: a compiled-in name (world-small, world-streams, world-tiny) or a JSON file.
     #[arg(long, default_value = "world-small")]
     recipe: String,
     /// Train on lines of {"media", "question", "answer"} instead of the generator.
@@ -91,6 +91,8 @@ fn run(args: &Train, settings: &Settings) -> anyhow::Result<()> {
     let threads = threads_or_cores(args.threads)?;
     let exam = ExamSettings {
         clips: args.validate_clips,
+        // Fewer than this say little of the many kinds of windows.
+        windows: if setup.recipe.world.streams > 0.0 { 4 * args.validate_clips } else { 0 },
         seed: 0,
         frames: setup.recipe.world.frames,
         size: setup.recipe.world.sizes[0],

@@ -1,6 +1,8 @@
-//! `vljepa world`: clips of the generator as files, with questions and answers as JSON lines.
+//! `vljepa world`: clips of the generator as files, with questions and answers as JSON lines; or a stream of it.
 //!
 //! For looking at what the bundled model was trained on, and as an example of the data that `vljepa train --data` takes.
+
+mod stream;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -14,12 +16,22 @@ use crate::input::{Frame, encode};
 use crate::train::data::EVALUATION;
 use crate::train::world::{self, Config, Family, Pairs, Phrasings, Scenario};
 
-/// Writes clips of the generator's world, and questions about them, to a folder.
+/// Writes clips of the generator's world, and questions about them, to a folder; or one long stream as numbered pictures.
 #[derive(Debug, clap::Args)]
 pub struct World {
     /// The folder; made if it is not there
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    /// One stream instead of clips: numbered pictures, with what is true of every moment in annotations.jsonl and
+    /// annotations.srt; the folder must be empty
+    #[arg(long, conflicts_with_all = ["clips", "questions"])]
+    stream: bool,
+    /// Length of the stream, seconds, 2 to 86400; absent: 180 to 360, by the seed
+    #[arg(long, requires = "stream", value_name = "SECONDS")]
+    duration: Option<f64>,
+    /// Frames a second of the stream, 0.1 to 60; absent: 4, which the bundled model is trained on
+    #[arg(long, requires = "stream")]
+    fps: Option<f32>,
     /// Clips to draw
     #[arg(long, default_value_t = 16)]
     clips: u64,
@@ -29,7 +41,7 @@ pub struct World {
     /// Questions a clip, at most
     #[arg(long, default_value_t = 8)]
     questions: usize,
-    /// Which clips
+    /// Which clips, or which stream
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// Draw from the clips and wordings that are kept for evaluation
@@ -39,7 +51,7 @@ pub struct World {
 
 impl World {
     pub fn run(self) -> anyhow::Result<i32> {
-        run(&self).map(|()| 0)
+        if self.stream { stream::run(&self) } else { run(&self) }.map(|()| 0)
     }
 }
 

@@ -24,6 +24,7 @@ use crate::kernel::quantize::QuantizedRows;
 use crate::kernel::ternary::COLS_MAX;
 
 mod gradient;
+mod masters;
 #[cfg(test)]
 mod tests;
 
@@ -273,7 +274,7 @@ impl<const N: usize> Linear<N> {
 fn master(place: &Weights, outputs: usize, inputs: usize, precision: Precision) -> Tensor {
     match precision {
         Precision::Ternary(scale) if place.is_packed("weight") => {
-            let values = place.ternary(outputs, inputs, "weight", scale).dequantize();
+            let values = masters::masters(&place.ternary(outputs, inputs, "weight", scale), place.hash("weight"));
             place.variable("weight", values, &[outputs, inputs])
         }
         _ => place.get(&[outputs, inputs], "weight", INIT),

@@ -161,6 +161,11 @@ impl Weights {
         self.shared.mode
     }
 
+    /// A number of its own for every name, the same on every machine.
+    pub(crate) fn hash(&self, name: &str) -> u64 {
+        fresh::hash(&self.full(name))
+    }
+
     fn full(&self, name: &str) -> String {
         format!("{}{name}", self.prefix)
     }

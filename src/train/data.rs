@@ -9,7 +9,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::recipe::{Stage, WorldSettings};
-use super::world::{Config, DenseLabels, Family, Pairs, Phrasings, Question, Scenario, World};
+use super::world::{Config, DenseLabels, Family, Pairs, Phrasings, Question, Scenario, Window, World};
 use crate::input::{Clip, Frame, InputError, Preprocessor, Sampling, Tokenizer};
 use crate::model::bundle::{Bundle, BundleError, Part};
 use crate::model::config::VlJepaConfig;
@@ -20,6 +20,8 @@ pub struct Scene {
     pub clip: Arc<Clip>,
     /// What is asked about it.
     pub asked: Vec<Asked>,
+    /// Token ids of answers that are nearly right and wrong, where the source knows some.
+    pub decoys: Vec<Vec<u32>>,
     /// What lies on every token, where the source knows it.
     pub labels: Option<DenseLabels>,
 }
@@ -167,14 +169,19 @@ impl Edges {
 
     /// The first `count` frames of a scenario, drawn at `size` pixels and preprocessed as a file's would be.
     pub fn clip(&self, scenario: &Scenario, size: usize, count: usize) -> Result<Arc<Clip>, InputError> {
+        self.film(scenario.render(size).into_iter().take(count), size)
+    }
+
+    /// Drawn frames of `size` pixels as a clip.
+    pub fn film(&self, drawn: impl IntoIterator<Item = Vec<u8>>, size: usize) -> Result<Arc<Clip>, InputError> {
         let side = size as u32;
         let frame = |(index, rgb)| Frame { width: side, height: side, rgb, pts_ms: index as u64 * FRAME_MS };
-        let frames: Vec<Frame> = scenario.render(size).into_iter().take(count).enumerate().map(frame).collect();
+        let frames: Vec<Frame> = drawn.into_iter().enumerate().map(frame).collect();
         Ok(Arc::new(self.preprocessor.clip(&frames, &Sampling::default())?))
     }
 }
 
-/// The generator's clips are filmed at eight frames a second.
+/// The generator's clips are filmed at eight frames a second; the model is told the frames, not their times.
 const FRAME_MS: u64 = 125;
 
 impl WorldSource {
@@ -186,11 +193,16 @@ impl WorldSource {
         WorldSource { world: World::new(config), settings: settings.clone(), grid, edges }
     }
 
-    /// A scenario with questions. A share of the scenarios is drawn for one family, so that rare ones are not.
-    fn draw(&self, ticket: Ticket, stage: &Stage) -> Result<(Scenario, Vec<Question>, ChaCha8Rng), DataError> {
+    /// What is seen, with questions about it. A share of the clips is drawn for one family, so that rare ones are not.
+    fn draw(&self, ticket: Ticket, stage: &Stage) -> Result<(Drawn, Vec<Question>, ChaCha8Rng), DataError> {
         let weights = family_weights(stage)?;
         let seed = ticket.hash();
         let mut rng = ChaCha8Rng::seed_from_u64(mix(seed));
+        if self.settings.streams > 0.0 && rng.random::<f32>() < self.settings.streams {
+            let window = self.world.window(seed);
+            let questions = window.questions(stage.questions, &weights, Phrasings::Train, &mut rng);
+            return Ok((Drawn::Window(Box::new(window)), questions, rng));
+        }
         let (scenario, first) = if rng.random::<f32>() < self.settings.for_family {
             let family = weighted(&weights, &mut rng);
             let (scenario, question) = self.world.clip_for(family, Phrasings::Train, seed);
@@ -201,27 +213,50 @@ impl WorldSource {
         let rest = stage.questions - first.iter().len();
         let mut questions: Vec<Question> = first.into_iter().collect();
         questions.extend(scenario.questions(rest, &weights, Phrasings::Train, &mut rng));
-        Ok((scenario, questions, rng))
+        Ok((Drawn::Clip(Box::new(scenario)), questions, rng))
     }
+
+    /// Pixels and labels. A still clip is an image file every other time: the vision encoder makes one step of it.
+    fn film(&self, drawn: &Drawn, rng: &mut ChaCha8Rng) -> Result<(Arc<Clip>, DenseLabels), DataError> {
+        let as_image = matches!(drawn, Drawn::Clip(scenario) if scenario.still) && rng.random();
+        let size = self.settings.sizes[rng.random_range(0..self.settings.sizes.len())];
+        let (clip, mut labels) = match drawn {
+            Drawn::Window(window) => (self.edges.film(window.render(size), size)?, window.labels(self.grid)),
+            Drawn::Clip(scenario) => {
+                let frames = if as_image { 1 } else { self.settings.frames };
+                (self.edges.clip(scenario, size, frames)?, scenario.labels(self.grid))
+            }
+        };
+        if as_image {
+            labels.truncate(self.grid * self.grid);
+        }
+        Ok((clip, labels))
+    }
+}
+
+/// What the generator drew.
+enum Drawn {
+    /// A clip.
+    Clip(Box<Scenario>),
+    /// A window over a stream.
+    Window(Box<Window>),
 }
 
 impl Source for WorldSource {
     fn scene(&self, ticket: Ticket, stage: &Stage) -> Result<Scene, DataError> {
-        let (scenario, questions, mut rng) = self.draw(ticket, stage)?;
+        let (drawn, questions, mut rng) = self.draw(ticket, stage)?;
         let mut asked = Vec::with_capacity(questions.len());
         for question in questions {
             let words = drop_fillers(&question.question, self.settings.drop_words, &mut rng);
             asked.push(self.edges.asked(&words, &question.answer)?);
         }
-        let mut labels = scenario.labels(self.grid);
-        let mut frames = self.settings.frames;
-        if scenario.still && rng.random() {
-            frames = 1; // as an image file: the vision encoder makes one step of it
-            truncate(&mut labels, self.grid * self.grid);
-        }
-        let size = self.settings.sizes[rng.random_range(0..self.settings.sizes.len())];
-        let clip = self.edges.clip(&scenario, size, frames)?;
-        Ok(Scene { clip, asked, labels: Some(labels) })
+        let (clip, labels) = self.film(&drawn, &mut rng)?;
+        let near = match &drawn {
+            Drawn::Clip(scenario) => scenario.nearly_captions(stage.decoys, &mut rng),
+            Drawn::Window(window) => window.scenario().nearly_captions(stage.decoys, &mut rng),
+        };
+        let decoys = near.iter().map(|text| self.edges.answer(text)).collect::<Result<_, _>>()?;
+        Ok(Scene { clip, asked, decoys, labels: Some(labels) })
     }
 
     fn answers(&self, ticket: Ticket, stage: &Stage, count: usize) -> Result<Vec<Vec<u32>>, DataError> {
@@ -237,13 +272,6 @@ impl Source for WorldSource {
         }
         answers.truncate(count);
         Ok(answers)
-    }
-}
-
-/// Keeps the labels of the first `tokens` tokens.
-fn truncate(labels: &mut DenseLabels, tokens: usize) {
-    for kind in [&mut labels.colour, &mut labels.shape, &mut labels.motion, &mut labels.size] {
-        kind.truncate(tokens);
     }
 }
 

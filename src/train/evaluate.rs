@@ -7,6 +7,8 @@ use std::fmt::{self, Display};
 use std::ops::Range;
 use std::sync::Arc;
 
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
 use super::data::{EVALUATION, Edges, mix};
@@ -35,6 +37,8 @@ pub type Rows = Vec<Vec<f32>>;
 pub struct ExamSettings {
     /// Clips a family, one question each.
     pub clips: usize,
+    /// Windows over streams, of which it is asked what happens and for a description; 0 for none.
+    pub windows: usize,
     /// Which clips; any number.
     pub seed: u64,
     /// Frames of a clip, and pixels of a frame's side.
@@ -56,6 +60,8 @@ pub struct ExamSettings {
 pub struct Exam {
     /// One line a family.
     pub families: Vec<FamilyScore>,
+    /// The same of windows over streams; not in the means.
+    pub windows: Vec<FamilyScore>,
     /// Mean of the families' accuracies.
     pub mean: f32,
     /// Mean of what always giving the most frequent answer scores.
@@ -126,25 +132,69 @@ pub fn examine(subject: &dyn Subject, edges: &Edges, settings: &ExamSettings) ->
     }
     let everything: Vec<String> = papers.iter().zip(Family::ALL).flat_map(|(items, f)| choices(*f, items)).collect();
     let everything = embed(subject, edges, unique(&everything).0)?;
-    let mut exam = Exam { families: Vec::new(), mean: 0.0, majority_mean: 0.0, retrieval: None };
+    let mut exam = Exam { families: Vec::new(), windows: Vec::new(), mean: 0.0, majority_mean: 0.0, retrieval: None };
     for (family, items) in Family::ALL.iter().zip(&papers) {
-        let rows = predict(subject, items, settings.threads)?;
-        let own = everything.only(&choices(*family, items));
-        let mut score = score(*family, items, &rows, (&own, &everything));
-        if settings.thorough {
-            let blind = predict(subject, &greyed(items), settings.threads)?;
-            score.blind = Some(share(items, |i| own.nearest(&blind[i]) == items[i].answer));
-            let said = subject.decode(&rows).map_err(EvaluateError::Model)?;
-            score.decoded = said.map(|said| share(items, |i| same_words(&said[i], &items[i].answer)));
-        }
-        if family.candidates().is_empty() {
-            exam.retrieval = Some((retrieval(items, &rows, &own), items.len()));
-        }
+        let (score, retrieved) = mark(subject, (*family, items, &everything), settings)?;
         exam.families.push(score);
+        exam.retrieval = retrieved.or(exam.retrieval);
+    }
+    for family in WINDOWS.into_iter().filter(|_| settings.windows > 0) {
+        let items = draw_windows(&world, family, edges, settings)?;
+        let texts = [everything.texts.clone(), choices(family, &items)].concat();
+        let everything = embed(subject, edges, unique(&texts).0)?;
+        let (mut score, _) = mark(subject, (family, &items, &everything), settings)?;
+        score.family = format!("of windows: {}", family.name());
+        exam.windows.push(score);
     }
     let mean = |of: fn(&FamilyScore) -> f32| exam.families.iter().map(of).sum::<f32>() / exam.families.len() as f32;
     (exam.mean, exam.majority_mean) = (mean(|f| f.accuracy), mean(|f| f.majority));
     Ok(exam)
+}
+
+/// Marks a paper: the score, and of captions the retrieval.
+fn mark(
+    subject: &dyn Subject,
+    (family, items, everything): (Family, &[Item], &Answers),
+    settings: &ExamSettings,
+) -> Result<(FamilyScore, Option<(f32, usize)>), EvaluateError> {
+    let rows = predict(subject, items, settings.threads)?;
+    let own = everything.only(&choices(family, items));
+    let mut score = score(family, items, &rows, (&own, everything));
+    if settings.thorough {
+        let blind = predict(subject, &greyed(items), settings.threads)?;
+        score.blind = Some(share(items, |i| own.nearest(&blind[i]) == items[i].answer));
+        let said = subject.decode(&rows).map_err(EvaluateError::Model)?;
+        score.decoded = said.map(|said| share(items, |i| same_words(&said[i], &items[i].answer)));
+    }
+    let open = family.candidates().is_empty();
+    Ok((score, open.then(|| (retrieval(items, &rows, &own), items.len()))))
+}
+
+/// What is asked of windows.
+const WINDOWS: [Family; 2] = [Family::Event, Family::Describe];
+
+/// The questions of a family about windows over streams, as often as windows have each answer.
+fn draw_windows(
+    world: &World,
+    family: Family,
+    edges: &Edges,
+    settings: &ExamSettings,
+) -> Result<Vec<Item>, EvaluateError> {
+    let stream = mix(settings.seed ^ mix(Family::ALL.len() as u64));
+    let mut items = Vec::with_capacity(settings.windows);
+    for number in 0..settings.windows as u64 {
+        let seed = mix(stream ^ number) | EVALUATION;
+        let window = world.window(seed);
+        let mut rng = ChaCha8Rng::seed_from_u64(mix(seed));
+        for asked in window.questions(1, &[(family, 1.0)], settings.phrasings, &mut rng) {
+            items.push(Item {
+                clip: edges.film(window.render(settings.size), settings.size)?,
+                question: edges.question(&asked.question)?,
+                answer: asked.answer,
+            });
+        }
+    }
+    Ok(items)
 }
 
 /// The questions of a family, drawn and prepared over threads.
@@ -283,7 +333,7 @@ impl Display for Exam {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let part = |value: Option<f32>| value.map_or("-".to_owned(), |value| format!("{:.1}", 100.0 * value));
         writeln!(f, "family         n   of  right  most  blind   open  words  closest two answers")?;
-        for line in &self.families {
+        for line in self.families.iter().chain(&self.windows) {
             let (one, other) = &line.closest_pair;
             writeln!(
                 f,

@@ -97,7 +97,7 @@ impl Source for LinesSource {
         let mut asked = media.asked.clone();
         asked.shuffle(&mut ChaCha8Rng::seed_from_u64(ticket.hash()));
         asked.truncate(stage.questions);
-        Ok(Scene { clip: Arc::new(clip), asked, labels: None })
+        Ok(Scene { clip: Arc::new(clip), asked, decoys: Vec::new(), labels: None })
     }
 
     fn answers(&self, ticket: Ticket, _stage: &Stage, count: usize) -> Result<Vec<Vec<u32>>, DataError> {

@@ -47,11 +47,15 @@ pub struct WorldSettings {
     pub for_family: f32,
     /// Chance that a filler word of a question is left out.
     pub drop_words: f32,
+    /// Share of clips that are windows over streams: frames that begin anywhere in a scene that holds still, has events,
+    /// and ends with a cut.
+    pub streams: f32,
 }
 
 impl Default for WorldSettings {
     fn default() -> WorldSettings {
-        WorldSettings { frames: 8, sizes: vec![64, 64, 64, 128], objects: [1, 4], for_family: 0.5, drop_words: 0.1 }
+        let sizes = vec![64, 64, 64, 128];
+        WorldSettings { frames: 8, sizes, objects: [1, 4], for_family: 0.5, drop_words: 0.1, streams: 0.0 }
     }
 }
 
@@ -99,6 +103,9 @@ pub struct Stage {
     pub spread_weight: f32,
     /// Cosine above which two different answers of a batch are too close.
     pub spread_margin: f32,
+    /// Joint: descriptions of a clip that are nearly right, which no prediction may come close to; what differs in one word,
+    /// or in the order of words, is else hardly ever told apart within a batch. The generator alone has them.
+    pub decoys: usize,
     /// Weights of question families; absent ones count 1.
     pub families: BTreeMap<String, f32>,
     /// Decoder: answer texts a step whose own embeddings are decoded, beside the predictions of the clips.
@@ -124,6 +131,7 @@ impl Default for Stage {
             dense_weight: [0.0, 0.0],
             spread_weight: 0.0,
             spread_margin: 0.5,
+            decoys: 0,
             families: BTreeMap::new(),
             texts: 0,
             noise: 0.0,
@@ -176,8 +184,9 @@ pub enum RecipeError {
 /// Clips, questions or texts of one step: beyond it is a typing error.
 const BATCH_MAX: usize = 1 << 16;
 
-const NAMED: [(&str, &str); 2] = [
+const NAMED: [(&str, &str); 3] = [
     ("world-small", include_str!("recipes/world-small.json")),
+    ("world-streams", include_str!("recipes/world-streams.json")),
     ("world-tiny", include_str!("recipes/world-tiny.json")),
 ];
 
@@ -234,7 +243,7 @@ impl Recipe {
             if stage.questions == 0 {
                 return bound(field("questions"), "0".into(), "at least 1");
             }
-            for (name, count) in [("clips", stage.clips), ("questions", stage.questions), ("texts", stage.texts)] {
+            for (name, count) in counts(stage) {
                 if count > BATCH_MAX {
                     return bound(field(name), count.to_string(), "at most 65536");
                 }
@@ -258,12 +267,24 @@ impl Recipe {
         if frames != 1 && frames != taken {
             return bound("world.frames".into(), frames.to_string(), "1, or model.vision.frames_per_clip");
         }
+        let streams = self.world.streams;
+        if !(0.0..=1.0).contains(&streams) {
+            return bound("world.streams".into(), streams.to_string(), "0 to 1");
+        }
+        if streams > 0.0 && frames < 2 {
+            return bound("world.frames".into(), frames.to_string(), "2 or more where world.streams is above 0");
+        }
         let sizes = &self.world.sizes;
         if sizes.is_empty() || sizes.iter().any(|size| !SIDES.contains(size)) {
             return bound("world.sizes".into(), format!("{sizes:?}"), "one or more of 16 to 1024 pixels");
         }
         Ok(())
     }
+}
+
+/// What is counted in one step.
+fn counts(stage: &Stage) -> [(&'static str, usize); 4] {
+    [("clips", stage.clips), ("questions", stage.questions), ("texts", stage.texts), ("decoys", stage.decoys)]
 }
 
 /// Sets the value at `a.0.b` in `a.0.b=value`; the value is JSON, or else a string. Only objects get new keys.
@@ -314,6 +335,8 @@ mod tests {
             "world.frames=0",
             "world.frames=7",
             "world.objects=[1,5]",
+            "world.streams=1.5",
+            "world.streams=-0.1",
         ] {
             assert!(Recipe::named("world-small", &[wrong.to_owned()]).is_err(), "{wrong} was taken");
         }

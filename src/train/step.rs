@@ -79,7 +79,10 @@ impl Step<'_> {
         let done = each(shards.iter().collect(), |_, scenes: &Vec<Scene>| {
             let share = scenes.len() as f32 / total as f32;
             let clips: Vec<_> = scenes.iter().map(|scene| scene.clip.as_ref()).collect();
-            let visual = self.parts.vision.forward(&clips)?;
+            let mut visual = self.parts.vision.forward(&clips)?;
+            if self.is_frozen("vision.") {
+                visual.tokens = visual.tokens.detach();
+            }
             let (slope, terms) = self.dense_terms(&visual, scenes, share)?;
             let Some(slope) = slope else { candle_core::bail!("this source has no dense labels") };
             Ok((self.backward(&slope)?, terms))
@@ -87,7 +90,8 @@ impl Step<'_> {
         Ok(self.merge(done))
     }
 
-    /// Predictions against answers. `texts` are the batch's different answers, `targets` a row of them a question.
+    /// Predictions against answers. `texts` are the batch's different answers and decoys, `targets` a row of them a
+    /// question.
     pub fn joint(&self, shards: &[Vec<Scene>], texts: &[Vec<u32>], targets: &[usize]) -> Result<Outcome> {
         let total: usize = shards.iter().map(Vec::len).sum();
         let cuts = cut(texts.len(), shards.len());
@@ -130,10 +134,15 @@ impl Step<'_> {
         Ok(outcome)
     }
 
+    /// Whether no parameter of a part learns, so that nothing needs to go back through it.
+    fn is_frozen(&self, part: &str) -> bool {
+        self.parameters.iter().all(|parameter| parameter.group.rate == 0.0 || !parameter.name.starts_with(part))
+    }
+
     fn forward(&self, scenes: &[Scene], texts: &[Vec<u32>], share: f32) -> Result<Forward> {
         let clips: Vec<_> = scenes.iter().map(|scene| scene.clip.as_ref()).collect();
         let mut visual = self.parts.vision.forward(&clips)?;
-        if self.stage.multiplier("vision.") == 0.0 {
+        if self.is_frozen("vision.") {
             visual.tokens = visual.tokens.detach();
         }
         let (dense, terms) =
@@ -142,7 +151,10 @@ impl Step<'_> {
         let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
         let predictions =
             if questions.is_empty() { None } else { Some(self.parts.predictor.forward(&visual, &questions)?) };
-        let answers = if texts.is_empty() { None } else { Some(self.parts.text.forward(&texts)?) };
+        let mut answers = if texts.is_empty() { None } else { Some(self.parts.text.forward(&texts)?) };
+        if self.is_frozen("text.") {
+            answers = answers.map(|answers| answers.detach());
+        }
         Ok(Forward { dense, predictions, answers, terms })
     }
 

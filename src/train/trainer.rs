@@ -239,7 +239,9 @@ impl Trainer {
             Objective::Joint => {
                 let answers: Vec<Vec<u32>> =
                     shards.iter().flatten().flat_map(|s| s.asked.iter().map(|asked| asked.answer.clone())).collect();
-                let (texts, targets) = unique(&answers);
+                let decoys = shards.iter().flatten().flat_map(|scene| scene.decoys.iter().cloned());
+                let (texts, mut targets) = unique(&answers.iter().cloned().chain(decoys).collect::<Vec<_>>());
+                targets.truncate(answers.len());
                 step.joint(&shards, &texts, &targets)
             }
             Objective::Decoder => step.decoder(&shards, &extra, self.ticket(place.step).hash()),
@@ -275,7 +277,7 @@ impl Trainer {
         let Some(settings) = &self.options.exam else { return Ok(()) };
         let subject = InTraining { parts: &self.setup.parts, edges: &self.setup.edges };
         let exam = examine(&subject, &self.setup.edges, settings)?;
-        for line in &exam.families {
+        for line in exam.families.iter().chain(&exam.windows) {
             let fields = format!(
                 "{},{},{:.4},{:.4},{:.4}",
                 line.family, line.questions, line.accuracy, line.majority, line.closest

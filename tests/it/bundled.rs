@@ -36,6 +36,7 @@ fn unseen_clips_in_unseen_wordings_are_answered_far_above_guessing() {
     let model = VlJepa::load(&bundle).expect("a model");
     let edges = Edges::of(&bundle).expect("its edges");
     let settings = ExamSettings {
+        windows: 0,
         clips: 12,
         seed: 7,
         frames: bundle.config.vision.frames_per_clip,

@@ -14,13 +14,15 @@ use vljepa::train::recipe::Recipe;
 use vljepa::train::session::{Material, Origin, prepare};
 use vljepa::train::subjects::{Bundled, InTraining};
 use vljepa::train::trainer::{End, RunOptions, Trainer};
-use vljepa::train::world::{Pairs, Phrasings};
+use vljepa::train::world::{Config, Pairs, Phrasings, World};
 
 const LIMITS: MediaLimits =
     MediaLimits { bytes_max: 1 << 20, pixels_max: 1 << 20, frames_max: 64, decode_bytes_max: 1 << 26 };
 
+/// The tiny recipe with everything in it that a recipe can have: windows over streams and decoys too.
 fn recipe(changes: &[&str]) -> Box<Recipe> {
-    let changes: Vec<String> = changes.iter().map(|change| (*change).to_owned()).collect();
+    let all = ["world.streams=0.5", "stages.1.decoys=2"];
+    let changes: Vec<String> = all.iter().chain(changes).map(|change| (*change).to_owned()).collect();
     Box::new(Recipe::named("world-tiny", &changes).expect("a compiled-in recipe"))
 }
 
@@ -147,6 +149,7 @@ fn the_bundle_answers_as_the_parts_did() {
     let model = VlJepa::load(&Bundle::open(&root).expect("a bundle")).expect("a model");
     let settings = ExamSettings {
         clips: 6,
+        windows: 6,
         seed: 3,
         frames: 4,
         size: 32,
@@ -164,6 +167,35 @@ fn the_bundle_answers_as_the_parts_did() {
     }
     assert!((trained.mean - served.mean).abs() < 0.1, "{} and {}", trained.mean, served.mean);
     assert!(trained.to_string().contains("mean of families"));
+    assert!(trained.windows.iter().all(|line| line.questions == 6), "{:?}", trained.windows);
+    assert_eq!(
+        trained.windows.iter().map(|line| line.family.as_str()).collect::<Vec<_>>(),
+        ["of windows: event", "of windows: describe"]
+    );
+}
+
+#[test]
+fn a_bundle_that_is_trained_further_begins_as_what_it_is() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut first = trainer(recipe(&["stages.0.steps=2", "stages.1.steps=4", "stages.2.steps=2"]), directory.path());
+    run(&mut first);
+    let root = directory.path().join("bundle");
+    first.export(&root).expect("a bundle");
+    let bundle = Bundle::open(&root).expect("a bundle");
+    let again = prepare(&Origin::Bundle(recipe(&[]), Box::new(bundle)), &Material::World, 9).expect("a run can start");
+    let world = World::new(Config { frames: 4, ..Config::default() });
+    for seed in 0..8 {
+        let clip = again.edges.film(world.window(seed).render(32), 32).expect("a clip");
+        let question = again.edges.question("what happens?").expect("a question");
+        let row = |parts: &vljepa::train::parts::Parts| {
+            let row = parts.predict(std::slice::from_ref(&clip), &[(0, &question)]).expect("a prediction");
+            row.flatten_all().and_then(|row| row.to_vec1::<f32>()).expect("f32 values")
+        };
+        let (before, after) = (row(first.parts()), row(&again.parts));
+        // Vision and norms are stored as f16; ternary weights must be the very same.
+        let cosine: f32 = before.iter().zip(&after).map(|(a, b)| a * b).sum();
+        assert!(cosine > 0.999, "cosine {cosine}");
+    }
 }
 
 #[test]

@@ -2,26 +2,76 @@
 //! that the decoder learns to write.
 
 use super::family::COUNTS;
+use super::palette::{Colour, Direction, Pattern, Shape, Size};
 use super::scenario::{Event, Object, Scenario};
+use super::stage::pick;
+use rand::Rng;
 
 impl Scenario {
     /// What is there and what happens, "a large red circle moves left on a striped background". A clip with an
-    /// event names its actors; else up to two objects are named from left to right, more are counted.
+    /// event names its actors, two in the order of the palette; else up to two objects are named from left to right, more
+    /// are counted.
     pub fn caption(&self) -> String {
         let pattern = with_article(self.background.pattern.name());
         let scene = match self.event {
             Event::Nothing => self.still_life(),
-            Event::Collide => {
-                let [a, b] = [&self.objects[0], &self.objects[1]].map(look);
-                format!("{a} and {b} collide")
-            }
-            Event::TwoMove => {
-                let [a, b] = [&self.objects[0], &self.objects[1]].map(look);
-                format!("{a} and {b} move")
-            }
+            Event::Collide => format!("{} collide", both(&self.objects[..2])),
+            Event::TwoMove => format!("{} move", both(&self.objects[..2])),
             event => format!("{} {}", look_with_size(&self.objects[0]), self.deed(event)),
         };
         format!("{scene} on {pattern} background")
+    }
+
+    /// Descriptions that are nearly right and wrong in one thing: what belongs to whom, a colour, a shape, a size, a way, the
+    /// background. At most `count`, each once; none names a pair that the clip's world does not show.
+    pub fn nearly_captions(&self, count: usize, rng: &mut impl Rng) -> Vec<String> {
+        const DRAWS: usize = 8;
+        let truth = self.caption();
+        let mut wrong: Vec<String> = Vec::with_capacity(count);
+        for _ in 0..DRAWS * count {
+            if wrong.len() == count {
+                break;
+            }
+            let other = self.spoilt(rng);
+            let shown = other.objects.iter().all(|object| self.pairs.allows(object.colour, object.shape));
+            let caption = other.caption();
+            if shown && caption != truth && !wrong.contains(&caption) {
+                wrong.push(caption);
+            }
+        }
+        wrong
+    }
+
+    /// The clip with one thing that is spoken of made another one.
+    fn spoilt(&self, rng: &mut impl Rng) -> Self {
+        let mut other = self.clone();
+        let spoken = self.event.actors().max(self.objects.len().min(2));
+        let one = rng.random_range(0..spoken);
+        match rng.random_range(0..7) {
+            0 | 1 if spoken == 2 => {
+                let shapes = [0, 1].map(|index| self.objects[index].shape);
+                [other.objects[1].shape, other.objects[0].shape] = shapes;
+            }
+            0 | 2 => other.objects[one].colour = pick(Colour::ALL, rng),
+            1 | 3 => other.objects[one].shape = pick(Shape::ALL, rng),
+            4 => other.objects[one].size = pick(Size::ALL, rng),
+            5 => {
+                let way = pick(Direction::ALL, rng);
+                other.event = match self.event {
+                    Event::Moves(_) => Event::Moves(way),
+                    Event::Enters(_) => Event::Enters(way),
+                    Event::Grows => Event::Shrinks,
+                    Event::Shrinks => Event::Grows,
+                    Event::Appears => Event::Disappears,
+                    Event::Disappears => Event::Appears,
+                    Event::Collide => Event::TwoMove,
+                    Event::TwoMove => Event::Collide,
+                    event => event,
+                };
+            }
+            _ => other.background.pattern = pick(Pattern::ALL, rng),
+        }
+        other
     }
 
     fn still_life(&self) -> String {
@@ -50,6 +100,14 @@ impl Scenario {
             Event::Nothing | Event::Collide | Event::TwoMove => String::new(),
         }
     }
+}
+
+/// Two that move, in the order of the palette: that of their places may change while they move, and what is said of every
+/// part of it should be the same.
+fn both(actors: &[Object]) -> String {
+    let mut actors: Vec<&Object> = actors.iter().collect();
+    actors.sort_by_key(|object| (object.colour, object.shape));
+    actors.into_iter().map(look).collect::<Vec<_>>().join(" and ")
 }
 
 fn look(object: &Object) -> String {

@@ -13,10 +13,14 @@ mod palette;
 mod phrasing;
 mod render;
 mod scenario;
+mod sequel;
 mod shapes;
+mod shot;
 mod stage;
 mod stream;
+mod view;
 mod vocabulary;
+mod window;
 
 pub use family::{Family, Question, majority};
 pub use labels::{
@@ -26,8 +30,9 @@ pub use labels::{
 pub use palette::{Colour, Direction, HELD_OUT_PAIRS, Pairs, Pattern, Shape, Size};
 pub use phrasing::Phrasings;
 pub use scenario::{Background, Event, Key, Light, Object, Pose, Scenario};
-pub use stream::{Annotation, Stream, StreamConfig};
+pub use stream::{Annotation, STREAM_MS_MAX, Stream, StreamConfig};
 pub use vocabulary::vocabulary;
+pub use window::Window;
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -115,5 +120,7 @@ impl World {
     }
 }
 
+#[cfg(test)]
+mod stream_tests;
 #[cfg(test)]
 mod tests;

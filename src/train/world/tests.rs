@@ -225,3 +225,29 @@ fn the_vocabulary_has_every_word_and_training_every_held_out_one() {
     }
     assert!(vocabulary().is_sorted());
 }
+
+#[test]
+fn what_is_nearly_right_is_wrong_and_never_names_a_held_out_pair() {
+    let world = world(Pairs::Train);
+    let mut rng = ChaCha8Rng::seed_from_u64(4);
+    let (mut told, mut swapped) = (0, 0);
+    for seed in 0..600 {
+        let clip = world.clip(seed);
+        let (truth, near) = (clip.caption(), clip.nearly_captions(2, &mut rng));
+        told += near.len();
+        assert!(near.len() <= 2 && near.iter().collect::<BTreeSet<_>>().len() == near.len());
+        let sorted = |text: &str| -> Vec<String> {
+            let mut words: Vec<String> = text.split(' ').map(str::to_owned).collect();
+            words.sort();
+            words
+        };
+        for caption in near {
+            assert_ne!(caption, truth);
+            swapped += usize::from(sorted(&caption) == sorted(&truth));
+            for (colour, shape) in HELD_OUT_PAIRS {
+                assert!(!caption.contains(&format!("{} {}", colour.name(), shape.name())), "{caption}");
+            }
+        }
+    }
+    assert!(told > 1000 && swapped > 20, "{told} told, {swapped} with the same words in another order");
+}

@@ -6,19 +6,14 @@ use super::scenario::{Event, Object, Scenario};
 
 impl Scenario {
     /// What is there and what happens, "a large red circle moves left on a striped background". A clip with an
-    /// event names its actors; else up to two objects are named from left to right, more are counted.
+    /// event names its actors, two in the order of the palette; else up to two objects are named from left to right, more
+    /// are counted.
     pub fn caption(&self) -> String {
         let pattern = with_article(self.background.pattern.name());
         let scene = match self.event {
             Event::Nothing => self.still_life(),
-            Event::Collide => {
-                let [a, b] = [&self.objects[0], &self.objects[1]].map(look);
-                format!("{a} and {b} collide")
-            }
-            Event::TwoMove => {
-                let [a, b] = [&self.objects[0], &self.objects[1]].map(look);
-                format!("{a} and {b} move")
-            }
+            Event::Collide => format!("{} collide", both(&self.objects[..2])),
+            Event::TwoMove => format!("{} move", both(&self.objects[..2])),
             event => format!("{} {}", look_with_size(&self.objects[0]), self.deed(event)),
         };
         format!("{scene} on {pattern} background")
@@ -50,6 +45,14 @@ impl Scenario {
             Event::Nothing | Event::Collide | Event::TwoMove => String::new(),
         }
     }
+}
+
+/// Two that move, in the order of the palette: that of their places may change while they move, and what is said of every
+/// part of it should be the same.
+fn both(actors: &[Object]) -> String {
+    let mut actors: Vec<&Object> = actors.iter().collect();
+    actors.sort_by_key(|object| (object.colour, object.shape));
+    actors.into_iter().map(look).collect::<Vec<_>>().join(" and ")
 }
 
 fn look(object: &Object) -> String {

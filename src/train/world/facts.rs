@@ -170,13 +170,7 @@ impl Scenario {
         let moves = matches!(self.event, Event::Moves(_) | Event::Enters(_) | Event::Leaves(_) | Event::TwoMove);
         let (first, last) = (object.track.first()?, object.track.last()?);
         let (dx, dy) = (last.x - first.x, last.y - first.y);
-        let way = match (dx.abs() > dy.abs(), dx > 0.0, dy > 0.0) {
-            (true, false, _) => Direction::Left,
-            (true, true, _) => Direction::Right,
-            (false, _, false) => Direction::Up,
-            (false, _, true) => Direction::Down,
-        };
-        moves.then(|| way.name())
+        moves.then(|| Direction::of_step(dx, dy).name())
     }
 
     /// The largest where one alone is large, the smallest where one alone is small.

@@ -1,7 +1,7 @@
 //! Dense labels: for every visual token what lies on it, for every clip what it is as a whole. They stand
 //! for the paper's pretrained vision encoder: an encoder that learns them first can then learn to answer.
 
-use super::palette::{Colour, Pattern, Shape, Size};
+use super::palette::{Colour, Direction, Pattern, Shape, Size};
 use super::scenario::{Event, Pose, Scenario};
 use super::shapes;
 
@@ -82,7 +82,7 @@ impl Scenario {
             });
             let seen = holder.and_then(|index| Some((index, self.pose(index, times)?)));
             labels.colour.push(seen.map_or(0, |(_, pose)| 1 + pose.colour.index() as u8));
-            labels.size.push(seen.map_or(0, |(_, pose)| 1 + size_of(&pose).index() as u8));
+            labels.size.push(seen.map_or(0, |(_, pose)| 1 + Size::of_radius(pose.radius).index() as u8));
             labels.shape.push(seen.map_or(0, |(index, _)| 1 + self.objects[index].shape.index() as u8));
             labels.motion.push(seen.map_or(0, |(index, _)| self.motion(index, times)));
         }
@@ -128,17 +128,6 @@ impl Scenario {
         if dx.hypot(dy) < SPEED_MIN * frames_of_eight || frames_of_eight == 0.0 {
             return 1;
         }
-        match (dx.abs() > dy.abs(), dx > 0.0, dy > 0.0) {
-            (true, false, _) => 2,
-            (true, true, _) => 3,
-            (false, _, false) => 4,
-            (false, _, true) => 5,
-        }
+        2 + Direction::of_step(dx, dy).index() as u8
     }
-}
-
-/// The size of an object that may be between the two.
-fn size_of(pose: &Pose) -> Size {
-    let middle = 0.25 * (Size::Small.diameters().end() + Size::Large.diameters().start());
-    if pose.radius < middle { Size::Small } else { Size::Large }
 }

@@ -13,9 +13,12 @@ mod palette;
 mod phrasing;
 mod render;
 mod scenario;
+mod sequel;
 mod shapes;
+mod shot;
 mod stage;
 mod stream;
+mod view;
 mod vocabulary;
 
 pub use family::{Family, Question, majority};
@@ -26,7 +29,7 @@ pub use labels::{
 pub use palette::{Colour, Direction, HELD_OUT_PAIRS, Pairs, Pattern, Shape, Size};
 pub use phrasing::Phrasings;
 pub use scenario::{Background, Event, Key, Light, Object, Pose, Scenario};
-pub use stream::{Annotation, Stream, StreamConfig};
+pub use stream::{Annotation, STREAM_MS_MAX, Stream, StreamConfig};
 pub use vocabulary::vocabulary;
 
 use rand::{Rng, SeedableRng};
@@ -115,5 +118,7 @@ impl World {
     }
 }
 
+#[cfg(test)]
+mod stream_tests;
 #[cfg(test)]
 mod tests;

@@ -84,7 +84,36 @@ impl Size {
     }
 }
 
+impl Size {
+    /// The size of an object that may be between the two, by its radius in picture widths.
+    pub fn of_radius(radius: f32) -> Self {
+        let middle = 0.25 * (Self::Small.diameters().end() + Self::Large.diameters().start());
+        if radius < middle { Self::Small } else { Self::Large }
+    }
+}
+
 impl Direction {
+    /// Of the point (x, y), how far it is from the edge that this direction comes from, and across:
+    /// the reverse of [`point`](Self::point).
+    pub fn along(self, (x, y): (f32, f32)) -> (f32, f32) {
+        match self {
+            Self::Right => (x, y),
+            Self::Left => (1.0 - x, y),
+            Self::Down => (y, x),
+            Self::Up => (1.0 - y, x),
+        }
+    }
+
+    /// The way of a step: that of its longer side.
+    pub fn of_step(dx: f32, dy: f32) -> Self {
+        match (dx.abs() > dy.abs(), dx > 0.0, dy > 0.0) {
+            (true, false, _) => Self::Left,
+            (true, true, _) => Self::Right,
+            (false, _, false) => Self::Up,
+            (false, _, true) => Self::Down,
+        }
+    }
+
     /// The point `along` picture widths after the edge that this direction comes from, `across` beside it.
     pub fn point(self, along: f32, across: f32) -> (f32, f32) {
         match self {

@@ -11,29 +11,49 @@ use std::sync::OnceLock;
 impl Scenario {
     /// The frames, each `size * size` RGB8 pixels, rows from the top. The same scenario gives the same bytes.
     pub fn render(&self, size: usize) -> Vec<Vec<u8>> {
-        let backdrop = self.background.paint(size, self.grain);
-        let mut stamps: Vec<Option<Stamp>> = self.objects.iter().map(|_| None).collect();
         let drawn = if self.still { 1 } else { self.frames };
-        let mut frames = Vec::with_capacity(self.frames);
-        let mut canvas = backdrop.clone();
-        for frame in 0..drawn {
-            canvas.copy_from_slice(&backdrop);
-            for (object, stamp) in self.objects.iter().zip(&mut stamps).rev() {
-                let Some(pose) = object.at(self.time(frame)) else {
-                    continue;
-                };
-                if stamp.as_ref().is_none_or(|stamp| stamp.pose != pose) {
-                    *stamp = Some(Stamp::cut(object, pose, size));
-                }
-                if let Some(stamp) = stamp {
-                    stamp.press(&mut canvas, size);
-                }
-            }
-            frames.push(self.light.expose(&canvas, size, self.grain ^ frame as u64));
-        }
+        let mut painter = Painter::new(&self.objects, &self.background, &self.light, self.grain, size);
+        let mut frames: Vec<_> = (0..drawn).map(|frame| painter.frame(self.time(frame), frame as u64)).collect();
         let last = frames[drawn - 1].clone();
         frames.resize(self.frames, last);
         frames
+    }
+}
+
+/// Draws one scene, frame after frame; the background, and objects that stay as they are, are worked out once.
+pub(super) struct Painter<'a> {
+    objects: &'a [Object],
+    light: &'a Light,
+    grain: u64,
+    size: usize,
+    backdrop: Vec<[f32; 3]>,
+    canvas: Vec<[f32; 3]>,
+    stamps: Vec<Option<Stamp>>,
+}
+
+impl<'a> Painter<'a> {
+    /// A painter of frames of `size * size` pixels.
+    pub fn new(objects: &'a [Object], background: &Background, light: &'a Light, grain: u64, size: usize) -> Self {
+        let backdrop = background.paint(size, grain);
+        let stamps = objects.iter().map(|_| None).collect();
+        Self { objects, light, grain, size, canvas: backdrop.clone(), backdrop, stamps }
+    }
+
+    /// The scene at `time`, in the unit of the objects' tracks; every number has a noise of its own.
+    pub fn frame(&mut self, time: f32, number: u64) -> Vec<u8> {
+        self.canvas.copy_from_slice(&self.backdrop);
+        for (object, stamp) in self.objects.iter().zip(&mut self.stamps).rev() {
+            let Some(pose) = object.at(time) else {
+                continue;
+            };
+            if stamp.as_ref().is_none_or(|stamp| stamp.pose != pose) {
+                *stamp = Some(Stamp::cut(object, pose, self.size));
+            }
+            if let Some(stamp) = stamp {
+                stamp.press(&mut self.canvas, self.size);
+            }
+        }
+        self.light.expose(&self.canvas, self.size, self.grain ^ number)
     }
 }
 

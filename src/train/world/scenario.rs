@@ -58,17 +58,28 @@ impl Object {
         if time < self.shown.0 || time >= self.shown.1 {
             return None;
         }
+        let key = self.place(time);
+        let (colour, paint) = self.paint_at(time);
+        Some(Pose { x: key.x, y: key.y, radius: key.radius, colour, paint })
+    }
+
+    /// Where it would be at `time`, whether it exists then or not.
+    pub(super) fn place(&self, time: f32) -> Key {
         let after = self.track.iter().position(|key| key.time >= time);
         let key = match after {
             Some(0) => self.track[0],
             Some(next) => self.track[next - 1].towards(self.track[next], time),
             None => self.track[self.track.len() - 1],
         };
-        let (colour, paint) = match self.turns {
+        Key { time, ..key }
+    }
+
+    /// Its colour and shade at `time`.
+    pub(super) fn paint_at(&self, time: f32) -> (Colour, [f32; 3]) {
+        match self.turns {
             Some((when, colour, paint)) if time >= when => (colour, paint),
             _ => (self.colour, self.paint),
-        };
-        Some(Pose { x: key.x, y: key.y, radius: key.radius, colour, paint })
+        }
     }
 
     /// Whether nothing about it changes in the whole clip.

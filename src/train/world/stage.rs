@@ -6,28 +6,26 @@ use super::palette::{Colour, Direction, HELD_OUT_PAIRS, Pairs, Pattern, Shape, S
 use super::scenario::{Background, Event, Key, Light, Object, Scenario};
 use rand::Rng;
 use rand::seq::{IndexedRandom, SliceRandom};
+use std::ops::RangeInclusive;
 
 /// Free room between an object and the picture's edge.
-const MARGIN: f32 = 0.02;
+pub(super) const MARGIN: f32 = 0.02;
 /// Time of `shown.1` for objects that stay.
-const FOREVER: f32 = 2.0;
+pub(super) const FOREVER: f32 = 2.0;
+/// How far an object moves.
+pub(super) const LENGTHS: RangeInclusive<f32> = 0.32..=0.56;
+/// How far from the edge an object that comes in stops, or one that goes out starts, at most.
+pub(super) const CROSSING_MAX: f32 = 0.62;
+/// Outlines other than the circle touch a little later than their radius says.
+pub(super) const TOUCH: f32 = 0.86;
+/// Shortest way to a collision, and after it.
+pub(super) const RUN_MIN: f32 = 0.16;
 
 /// Draws one clip.
 pub fn draw(config: &Config, rng: &mut impl Rng) -> Scenario {
     let still = rng.random_bool(f64::from(config.still_share));
     let event = if still { Event::Nothing } else { draw_event(config, rng) };
-    let fewest = event.actors().max(*config.objects.start());
-    let mut count = draw_count(config, rng).max(fewest);
-    let mut failures = 0;
-    let objects = loop {
-        if let Some(objects) = cast(config, event, count, rng) {
-            break objects;
-        }
-        failures += 1;
-        if failures % 60 == 0 && count > fewest {
-            count -= 1;
-        }
-    };
+    let objects = assemble(config, event, rng);
     Scenario {
         background: draw_background(&objects, rng),
         light: draw_light(rng),
@@ -40,7 +38,24 @@ pub fn draw(config: &Config, rng: &mut impl Rng) -> Scenario {
     }
 }
 
-fn draw_event(config: &Config, rng: &mut impl Rng) -> Event {
+/// Objects that the event happens to, drawn until they fit; fewer where many do not.
+pub(super) fn assemble(config: &Config, event: Event, rng: &mut impl Rng) -> Vec<Object> {
+    let fewest = event.actors().max(*config.objects.start());
+    let mut count = draw_count(config, rng).max(fewest);
+    let mut failures = 0;
+    loop {
+        if let Some(objects) = cast(config, event, count, rng) {
+            return objects;
+        }
+        failures += 1;
+        if failures % 60 == 0 && count > fewest {
+            count -= 1;
+        }
+    }
+}
+
+/// An event at random, each as often as it is in clips; whether it fits is not asked.
+pub(super) fn draw_event(config: &Config, rng: &mut impl Rng) -> Event {
     let way = pick(Direction::ALL, rng);
     let two = *config.objects.end() >= 2;
     let turn = config.pairs != Pairs::HeldOut;
@@ -68,7 +83,7 @@ fn draw_count(config: &Config, rng: &mut impl Rng) -> usize {
     counts.choose_weighted(rng, |count| WEIGHTS[*count]).map_or(*config.objects.end(), |count| *count)
 }
 
-fn pick<T: Copy>(from: &[T], rng: &mut impl Rng) -> T {
+pub(super) fn pick<T: Copy>(from: &[T], rng: &mut impl Rng) -> T {
     from[rng.random_range(0..from.len())]
 }
 
@@ -76,19 +91,8 @@ fn pick<T: Copy>(from: &[T], rng: &mut impl Rng) -> T {
 fn cast(config: &Config, event: Event, count: usize, rng: &mut impl Rng) -> Option<Vec<Object>> {
     let looks = draw_looks(config.pairs, count, rng)?;
     let mut objects = Vec::with_capacity(count);
-    for (colour, shape) in looks {
-        // Large ones fit less often, so more of them are tried.
-        let size = if rng.random_bool(0.58) { Size::Large } else { Size::Small };
-        objects.push(Object {
-            paint: shade(colour, rng),
-            tilt: rng.random_range(-0.16..=0.16),
-            track: vec![rest(rng.random_range(size.diameters()) / 2.0, rng)],
-            shown: (0.0, FOREVER),
-            turns: None,
-            colour,
-            shape,
-            size,
-        });
+    for look in looks {
+        objects.push(resting(look, rng));
     }
     direct(config, event, &mut objects, rng)?;
     let pairs = (0..count).flat_map(|a| (a + 1..count).map(move |b| (a, b)));
@@ -99,6 +103,22 @@ fn cast(config: &Config, event: Event, count: usize, rng: &mut impl Rng) -> Opti
         }
     }
     Some(objects)
+}
+
+/// An object of this colour and shape that is at rest somewhere in the picture.
+pub(super) fn resting((colour, shape): (Colour, Shape), rng: &mut impl Rng) -> Object {
+    // Large ones fit less often, so more of them are tried.
+    let size = if rng.random_bool(0.58) { Size::Large } else { Size::Small };
+    Object {
+        paint: shade(colour, rng),
+        tilt: rng.random_range(-0.16..=0.16),
+        track: vec![rest(rng.random_range(size.diameters()) / 2.0, rng)],
+        shown: (0.0, FOREVER),
+        turns: None,
+        colour,
+        shape,
+        size,
+    }
 }
 
 /// Colours and shapes, no two objects alike. Mostly all different; else some share a colour or a shape.
@@ -125,7 +145,7 @@ fn draw_looks(pairs: Pairs, count: usize, rng: &mut impl Rng) -> Option<Vec<(Col
 }
 
 /// A little off the pure paint, as pigments are.
-fn shade(colour: Colour, rng: &mut impl Rng) -> [f32; 3] {
+pub(super) fn shade(colour: Colour, rng: &mut impl Rng) -> [f32; 3] {
     colour.paint().map(|channel| channel + rng.random_range(-14.0..=14.0))
 }
 
@@ -152,14 +172,7 @@ fn direct(config: &Config, event: Event, objects: &mut [Object], rng: &mut impl 
         Event::Leaves(way) => objects[0].track = cross_edge(way, false, objects[0].track[0].radius, rng),
         Event::Appears => objects[0].shown.0 = rng.random_range(0.3..=0.62),
         Event::Disappears => objects[0].shown.1 = rng.random_range(0.38..=0.7),
-        Event::ChangesColour => {
-            let taken: Vec<Colour> = objects.iter().map(|object| object.colour).collect();
-            let colour = pick(Colour::ALL, rng);
-            if taken.contains(&colour) || !config.pairs.allows(colour, objects[0].shape) {
-                return None;
-            }
-            objects[0].turns = Some((rng.random_range(0.38..=0.62), colour, shade(colour, rng)));
-        }
+        Event::ChangesColour => objects[0].turns = Some(turn(config.pairs, objects, 0, rng)?),
         Event::Grows => resize(&mut objects[0], Size::Small, Size::Large, rng)?,
         Event::Shrinks => resize(&mut objects[0], Size::Large, Size::Small, rng)?,
         Event::Collide => {
@@ -170,33 +183,70 @@ fn direct(config: &Config, event: Event, objects: &mut [Object], rng: &mut impl 
     Some(())
 }
 
+/// Another colour for an object, which none of them has; `None` where this draw does not fit.
+pub(super) fn turn(
+    pairs: Pairs,
+    objects: &[Object],
+    index: usize,
+    rng: &mut impl Rng,
+) -> Option<(f32, Colour, [f32; 3])> {
+    let colour = pick(Colour::ALL, rng);
+    if objects.iter().any(|object| object.colour == colour) || !pairs.allows(colour, objects[index].shape) {
+        return None;
+    }
+    Some((rng.random_range(0.38..=0.62), colour, shade(colour, rng)))
+}
+
 /// A straight way of clearly visible speed inside the picture.
 fn travel(way: Direction, radius: f32, rng: &mut impl Rng) -> Option<Vec<Key>> {
     let (low, high) = (radius + MARGIN, 1.0 - radius - MARGIN);
-    let length = rng.random_range(0.32..=0.56);
+    let length = rng.random_range(LENGTHS);
     if low + length > high {
         return None;
     }
     let start = rng.random_range(low..=high - length);
     let across = rng.random_range(low..=high);
+    Some(course(way, radius, (start, length), across, rng))
+}
+
+/// The same from a given start: (along, length), across.
+pub(super) fn course(
+    way: Direction,
+    radius: f32,
+    (start, length): (f32, f32),
+    across: f32,
+    rng: &mut impl Rng,
+) -> Vec<Key> {
+    let (low, high) = (radius + MARGIN, 1.0 - radius - MARGIN);
     let drift = (across + rng.random_range(-0.06..=0.06)).clamp(low, high);
     let whole = rng.random_bool(0.6);
     let (from, to) = if whole { (0.0, 1.0) } else { (rng.random_range(0.0..=0.3), rng.random_range(0.7..=1.0)) };
-    Some(keys(way, radius, [(from, start, across), (to, start + length, drift)]))
+    keys(way, radius, [(from, start, across), (to, start + length, drift)])
 }
 
 /// A way from outside the picture to well inside, or back out.
-fn cross_edge(way: Direction, inwards: bool, radius: f32, rng: &mut impl Rng) -> Vec<Key> {
-    let outside = -1.15 * radius - MARGIN;
-    let inside = rng.random_range(radius + 0.06..=0.62);
+pub(super) fn cross_edge(way: Direction, inwards: bool, radius: f32, rng: &mut impl Rng) -> Vec<Key> {
+    let inside = rng.random_range(radius + 0.06..=CROSSING_MAX);
     let across = rng.random_range(radius + MARGIN..=1.0 - radius - MARGIN);
+    crossing(way, inwards, radius, (inside, across), rng)
+}
+
+/// The same to or from a given place: (distance from the crossed edge, across).
+pub(super) fn crossing(
+    way: Direction,
+    inwards: bool,
+    radius: f32,
+    (inside, across): (f32, f32),
+    rng: &mut impl Rng,
+) -> Vec<Key> {
+    let outside = -1.15 * radius - MARGIN;
     let from = rng.random_range(0.1..=0.4);
     let to = from + rng.random_range(0.36..=0.52);
     let ends = if inwards { (outside, inside) } else { (1.0 - inside, 1.0 - outside) };
     keys(way, radius, [(from, ends.0, across), (to, ends.1, across)])
 }
 
-fn keys<const N: usize>(way: Direction, radius: f32, points: [(f32, f32, f32); N]) -> Vec<Key> {
+pub(super) fn keys<const N: usize>(way: Direction, radius: f32, points: [(f32, f32, f32); N]) -> Vec<Key> {
     let key = |(time, along, across)| {
         let (x, y) = way.point(along, across);
         Key { time, x, y, radius }
@@ -207,20 +257,22 @@ fn keys<const N: usize>(way: Direction, radius: f32, points: [(f32, f32, f32); N
 fn resize(object: &mut Object, from: Size, to: Size, rng: &mut impl Rng) -> Option<()> {
     let mut begin = rest(rng.random_range(Size::Large.diameters()) / 2.0, rng);
     begin.radius = rng.random_range(from.diameters()) / 2.0;
+    object.size = from;
+    object.track = swell(begin, to, rng);
+    Some(())
+}
+
+/// From what it is at `begin` to a size.
+pub(super) fn swell(mut begin: Key, to: Size, rng: &mut impl Rng) -> Vec<Key> {
     begin.time = rng.random_range(0.05..=0.3);
     let mut end = begin;
     end.radius = rng.random_range(to.diameters()) / 2.0;
     end.time = rng.random_range(0.65..=0.95);
-    object.size = from;
-    object.track = vec![begin, end];
-    Some(())
+    vec![begin, end]
 }
 
 /// Two objects meet face to face: both come and bounce back, or one comes and pushes the other away.
 fn collide(a: &mut Object, b: &mut Object, rng: &mut impl Rng) -> Option<()> {
-    // Outlines other than the circle touch a little later than their radius says.
-    const TOUCH: f32 = 0.86;
-    const RUN_MIN: f32 = 0.16;
     let way = pick(Direction::ALL, rng);
     let (near, far) = (a.track[0].radius, b.track[0].radius);
     let contact = rng.random_range(0.36..=0.64);
@@ -242,7 +294,7 @@ fn collide(a: &mut Object, b: &mut Object, rng: &mut impl Rng) -> Option<()> {
 }
 
 /// Whether two objects keep clear of each other; one that moves may come closer, but never looks like a collision.
-fn apart(a: &Object, b: &Object) -> bool {
+pub(super) fn apart(a: &Object, b: &Object) -> bool {
     const MOMENTS: usize = 16;
     let share = if a.track.len() + b.track.len() > 2 { 0.98 } else { 1.04 };
     (0..=MOMENTS).all(|moment| {
@@ -254,7 +306,7 @@ fn apart(a: &Object, b: &Object) -> bool {
     })
 }
 
-fn draw_background(objects: &[Object], rng: &mut impl Rng) -> Background {
+pub(super) fn draw_background(objects: &[Object], rng: &mut impl Rng) -> Background {
     let pattern = pick(Pattern::ALL, rng);
     let (first, second) = draw_shades(pattern, objects, rng);
     let period = match pattern {
@@ -304,7 +356,7 @@ fn gap(a: &[f32; 3], b: &[f32; 3]) -> f32 {
     a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum::<f32>().sqrt()
 }
 
-fn draw_light(rng: &mut impl Rng) -> Light {
+pub(super) fn draw_light(rng: &mut impl Rng) -> Light {
     let brightness = rng.random_range(0.86..=1.08);
     Light {
         gain: [0; 3].map(|_| brightness * rng.random_range(0.96..=1.04)),

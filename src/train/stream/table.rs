@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use super::curve::Way;
+use super::curve::{Point, Way};
 use super::study::{Ratio, Study, VoiceReport};
 use super::words::Voice;
 
@@ -50,22 +50,28 @@ impl Display for Study {
 impl Display for VoiceReport {
     fn fmt(&self, f: &mut Formatter) -> fmt::Result {
         let percent = |share: f64| 100.0 * share;
-        writeln!(f, "way             rate Hz   CIDEr  exact %  events %  holds %  threshold")?;
-        for curve in &self.curves {
-            for point in curve.points.iter().rev() {
-                let score = point.score;
-                let threshold = point.threshold.map_or(String::new(), |value| format!("{value:.3}"));
-                let shares = [score.exact, score.events, score.holds].map(percent);
-                writeln!(
-                    f,
-                    "{:<14} {:>8.4} {:>7.3} {:>8.1} {:>9.1} {:>8.1}  {threshold:>9}",
-                    curve.way.name(),
-                    point.rate_hz,
-                    score.cider,
-                    shares[0],
-                    shares[1],
-                    shares[2],
-                )?;
+        let (rule, others): (Vec<_>, Vec<_>) = self.curves.iter().partition(|curve| curve.way == Way::Gate);
+        write!(f, "CIDEr, % of events exact")?;
+        others.iter().try_for_each(|curve| write!(f, "{:>16}", curve.way.name()))?;
+        writeln!(f)?;
+        for at in (0..others.first().map_or(0, |curve| curve.points.len())).rev() {
+            for (column, point) in others.iter().filter_map(|curve| curve.points.get(at)).enumerate() {
+                if column == 0 {
+                    write!(f, "{:>21.4} Hz", point.rate_hz)?;
+                }
+                write!(f, "{:>9.3} {:>6.1}", point.score.cider, percent(point.score.events))?;
+            }
+            writeln!(f)?;
+        }
+        writeln!(f, "causal rule by threshold   rate Hz   CIDEr  exact %  events %  holds %")?;
+        for curve in rule {
+            let mut points: Vec<_> = curve.points.iter().rev().collect();
+            points.dedup_by(|b, a| (a.rate_hz, a.score) == (b.rate_hz, b.score));
+            for Point { rate_hz, threshold, score } in points {
+                let [exact, events, holds] = [score.exact, score.events, score.holds].map(percent);
+                let threshold = threshold.unwrap_or_default();
+                write!(f, "{threshold:>24.3} {rate_hz:>9.4} {:>7.3} ", score.cider)?;
+                writeln!(f, "{exact:>8.1} {events:>9.1} {holds:>8.1}")?;
             }
         }
         let (all, chosen) = (self.all, self.chosen);

@@ -1,4 +1,7 @@
-//! `vljepa evaluate`: what a bundle knows about the generator's clips, family by family, beside what guessing scores.
+//! `vljepa evaluate`: what a bundle knows about the generator's clips, family by family, beside what guessing scores; and
+//! `vljepa evaluate stream`, what it says of long streams.
+
+mod stream;
 
 use clap::ValueEnum;
 use indicatif::ProgressBar;
@@ -17,7 +20,10 @@ const CLIPS_MAX: usize = 10_000;
 
 /// Examines a bundle on clips that were never trained on.
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Evaluate {
+    #[command(subcommand)]
+    exam: Option<Exam>,
     #[command(flatten)]
     bundle: BundleArgs,
     /// Clips a family, one question each.
@@ -46,6 +52,12 @@ pub(super) struct Evaluate {
     json: bool,
 }
 
+#[derive(Debug, clap::Subcommand)]
+enum Exam {
+    /// Measures how much of long streams is said at which decode rate.
+    Stream(stream::StreamExam),
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Wording {
     /// Wordings that were trained on.
@@ -67,8 +79,30 @@ enum Pairing {
 impl Evaluate {
     /// Runs the command; the exit status.
     pub(super) fn run(self, settings: &Settings) -> anyhow::Result<i32> {
-        run(&self, settings)?;
+        match &self.exam {
+            Some(Exam::Stream(exam)) => exam.run(settings)?,
+            None => run(&self, settings)?,
+        }
         Ok(0)
+    }
+}
+
+impl From<Wording> for Phrasings {
+    fn from(wording: Wording) -> Self {
+        match wording {
+            Wording::Train => Self::Train,
+            Wording::HeldOut => Self::HeldOut,
+        }
+    }
+}
+
+impl From<Pairing> for Pairs {
+    fn from(pairing: Pairing) -> Self {
+        match pairing {
+            Pairing::Train => Self::Train,
+            Pairing::HeldOut => Self::HeldOut,
+            Pairing::Any => Self::Any,
+        }
     }
 }
 
@@ -87,15 +121,8 @@ fn run(args: &Evaluate, settings: &Settings) -> anyhow::Result<()> {
         seed: args.seed,
         frames,
         size: args.size.map_or(Ok(bundle.config.vision.crop_size), |pixels| side("--size", pixels))?,
-        phrasings: match args.phrasings {
-            Wording::Train => Phrasings::Train,
-            Wording::HeldOut => Phrasings::HeldOut,
-        },
-        pairs: match args.pairs {
-            Pairing::Train => Pairs::Train,
-            Pairing::HeldOut => Pairs::HeldOut,
-            Pairing::Any => Pairs::Any,
-        },
+        phrasings: args.phrasings.into(),
+        pairs: args.pairs.into(),
         thorough: true,
         threads: threads_or_cores(args.threads)?,
     };

@@ -325,7 +325,8 @@ fn same_words(a: &str, b: &str) -> bool {
     a.split_whitespace().eq(b.split_whitespace())
 }
 
-fn spans(count: usize, threads: usize) -> Vec<Range<usize>> {
+/// `count` items cut into as many runs as there are threads, none of them empty.
+pub(super) fn spans(count: usize, threads: usize) -> Vec<Range<usize>> {
     (0..threads).map(|i| count * i / threads..count * (i + 1) / threads).filter(|span| !span.is_empty()).collect()
 }
 

@@ -15,6 +15,7 @@ pub mod recipe;
 pub mod schedule;
 pub mod session;
 pub mod step;
+pub mod stream;
 pub mod subjects;
 pub mod trainer;
 pub mod world;

@@ -97,12 +97,17 @@ fn flags_that_cannot_be_meant_are_told_with_their_bounds() {
     bundle(folder.path(), BERT);
     let [model, out] = ["", "out"].map(|name| folder.path().join(name).to_string_lossy().into_owned());
     let evaluate = ["evaluate", "--bundle", &model];
+    let stream = ["evaluate", "stream"];
     let train = ["train", "--recipe", "world-tiny", "--out", &out];
     for (command, flag, value) in [
         (&evaluate[..], "--size", "0"),
         (&evaluate, "--size", "100000000"),
         (&evaluate, "--clips", "18446744073709551615"),
         (&evaluate, "--threads", "100000000"),
+        (&stream, "--streams", "0"),
+        (&stream, "--streams", "100000"),
+        (&stream, "--longest", "29"),
+        (&stream, "--threads", "0"),
         (&train, "--threads", "0"),
         (&train, "--minutes", "nan"),
         (&train, "--minutes", "1e300"),

@@ -8,6 +8,7 @@ mod cli;
 #[cfg(feature = "nats")]
 mod cluster;
 mod engine;
+mod evaluate_stream;
 mod faults;
 mod fuzz;
 mod golden;

@@ -6,7 +6,7 @@
 use super::VerifyError;
 use super::compare::{Tolerance, Values};
 use super::trial::Trial;
-use crate::segment::{Gate, GateRule, Reference, Segment, Ward};
+use crate::segment::{Policy, Reference, Segment, Segmenter, Ward};
 
 /// Distances, heights and means in f64: only the order of a sum may differ.
 const SUMS: Tolerance = Tolerance::relative(1e-9);
@@ -73,25 +73,37 @@ fn expect_partition(trial: &mut Trial, name: &str, ward: &Ward) -> Result<(), Ve
     trial.expect_numbers(name, labels, Tolerance::EXACT)
 }
 
-/// `gate_mean_0.5_4` -> mean reference, threshold 0.5, gap 4.
-fn rule(name: &str) -> Option<GateRule> {
+/// `gate_mean_0.5_4` -> mean reference, threshold 0.5, 4 embeddings in silence after each that is decoded. An embedding is
+/// recorded by its index, which stands for its time here.
+fn rule(name: &str) -> Option<Policy> {
     let mut words = name.strip_prefix("gate_")?.split('_');
     let reference = match words.next()? {
         "last" => Reference::Last,
         "mean" => Reference::Mean,
         _ => return None,
     };
-    let rule = GateRule { reference, threshold: words.next()?.parse().ok()?, gap_min: words.next()?.parse().ok()? };
-    words.next().is_none().then_some(rule)
+    let threshold = words.next()?.parse().ok()?;
+    let silent: u64 = words.next()?.parse().ok()?;
+    let policy = Policy {
+        reference,
+        threshold,
+        calm: None,
+        unsettled_max_ms: 0,
+        smoothing: 0.0,
+        gap_min_ms: silent.checked_add(1)?,
+        silence_max_ms: None,
+        per_minute_max: None,
+    };
+    (words.next().is_none() && policy.check().is_ok()).then_some(policy)
 }
 
-fn check_gate(trial: &mut Trial, stream: &[&[f32]], name: &str, rule: GateRule) -> Result<(), VerifyError> {
-    let mut gate = Gate::new(rule);
-    let passages: Vec<_> = stream.iter().map(|embedding| gate.push(embedding)).collect();
-    let open: Vec<usize> = (0..passages.len()).filter(|&t| passages[t].open).collect();
+fn check_gate(trial: &mut Trial, stream: &[&[f32]], name: &str, policy: Policy) -> Result<(), VerifyError> {
+    let mut segmenter = Segmenter::new(policy);
+    let made: Vec<_> = (0u64..).zip(stream).map(|(at, embedding)| segmenter.push(at, embedding)).collect();
+    let open: Vec<usize> = (0..made.len()).filter(|&t| made[t].trigger.is_some()).collect();
     let decode = Values { shape: vec![open.len()], numbers: floats(&open) };
     trial.expect(&format!("{name}.decode"), &decode, Tolerance::EXACT)?;
-    trial.expect_numbers(&format!("{name}.distance"), passages.iter().map(|p| p.distance).collect(), SUMS)
+    trial.expect_numbers(&format!("{name}.distance"), made.iter().map(|d| d.drift).collect(), SUMS)
 }
 
 fn floats(whole: &[usize]) -> Vec<f64> {
@@ -105,8 +117,15 @@ mod tests {
     #[test]
     fn a_gate_is_read_from_its_name() {
         let gate = rule("gate_mean_0.25_4").expect("a gate");
-        assert_eq!((gate.reference, gate.threshold, gate.gap_min), (Reference::Mean, 0.25, 4));
-        for name in ["gate_mean_0.5", "gate_median_0.5_0", "gate_last_x_0", "gate_last_0.5_0_1", "last_0.5_0"] {
+        assert_eq!((gate.reference, gate.threshold, gate.gap_min_ms), (Reference::Mean, 0.25, 5));
+        for name in [
+            "gate_mean_0.5",
+            "gate_median_0.5_0",
+            "gate_last_x_0",
+            "gate_last_0.5_0_1",
+            "gate_last_NaN_0",
+            "last_0.5_0",
+        ] {
             assert!(rule(name).is_none(), "{name}");
         }
     }

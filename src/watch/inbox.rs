@@ -24,8 +24,10 @@ pub struct Inbox {
     frames: usize,
     bytes: usize,
     requests: usize,
-    /// Number and time of the frames that were taken and are not understood yet.
+    /// Number and time of the frames that were taken and of which it is not known what becomes of them.
     under_way: VecDeque<[u64; 2]>,
+    /// Frames of which it is known, and that are not understood yet.
+    known: usize,
     /// The highest number that has come.
     seq: Option<u64>,
     /// Frames that were sent, and those that may have been.
@@ -51,6 +53,7 @@ impl Inbox {
             bytes: 0,
             requests: 0,
             under_way: VecDeque::new(),
+            known: 0,
             seq: None,
             sent: 0,
             granted: bounds.frames_waiting_max as u64,
@@ -137,7 +140,7 @@ impl Inbox {
         });
     }
 
-    /// The next thing to be done; a frame is then under way until it is [`understood`](Self::understood).
+    /// The next thing to be done; a frame is then under way until it is [`known`](Self::known) what becomes of it.
     pub fn take(&mut self) -> Option<Input> {
         let next = self.waiting.pop_front()?;
         match &next {
@@ -152,10 +155,16 @@ impl Inbox {
         Some(next)
     }
 
-    /// The frame that was taken first is done with.
+    /// What becomes of the frame that was taken first is known; the end does not drop it any more.
+    pub fn known(&mut self) {
+        self.known += usize::from(self.under_way.pop_front().is_some());
+    }
+
+    /// The frame that was known first is done with.
     pub fn understood(&mut self) {
-        if self.under_way.pop_front().is_some() && self.drops == Drops::Wait {
-            self.granted += 1;
+        if self.known > 0 {
+            self.known -= 1;
+            self.granted += u64::from(self.drops == Drops::Wait);
         }
     }
 

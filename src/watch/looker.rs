@@ -18,7 +18,7 @@ use super::still::is_still;
 use super::task::Ready;
 use super::windows::{Choice, Window, Windows};
 use crate::embedding::Embedding;
-use crate::engine::{Asked, Cache, Call, Class, Engine, EngineError, Fitted, Full, MediaFrame, Timing, Trail};
+use crate::engine::{Asked, Cache, Call, Class, Engine, EngineError, Fitted, Full, Manner, MediaFrame, Timing, Trail};
 use crate::input;
 use crate::settings::WatchSettings;
 
@@ -29,6 +29,18 @@ struct Shown {
     fitted: Arc<Fitted>,
     /// Whether the vision encoder has looked at it.
     encoded: AtomicBool,
+}
+
+/// A question that stands.
+struct Posed {
+    /// As the engine reads it.
+    asked: Asked,
+    /// How it is put into words; none: it never is.
+    manner: Option<Manner>,
+    /// Different for every question that ever stood in the session.
+    version: u64,
+    /// When it is put into words.
+    standing: Standing,
 }
 
 /// How one session asks its engine.
@@ -66,7 +78,7 @@ pub struct Looker {
     shared: Arc<Shared>,
     decode: Decode,
     still: f32,
-    queries: Vec<Standing>,
+    queries: Vec<Posed>,
     queries_max: usize,
     versions: u64,
     windows: Windows<Arc<Shown>>,
@@ -124,8 +136,8 @@ impl Looker {
             stats: Stats::default(),
         };
         for (at, query) in queries.into_iter().enumerate() {
-            let standing = looker.stands(query, false).await;
-            looker.queries.push(standing.map_err(|error| error.within(&format!("queries[{at}]")))?);
+            let posed = looker.poses(query, false).await;
+            looker.queries.push(posed.map_err(|error| error.within(&format!("queries[{at}]")))?);
         }
         Ok(looker)
     }
@@ -167,6 +179,7 @@ impl Looker {
             Err(error) => {
                 seen::frames("failed", 1);
                 self.stats.frames_failed += 1;
+                self.shared.change(|state| state.inbox.known());
                 self.fails(seq, error);
                 return Ok(());
             }
@@ -174,6 +187,7 @@ impl Looker {
         let ms = fitted.pts_ms();
         let picture = self.shown(fitted);
         self.windows.push(seq, ms, picture);
+        self.shared.change(|state| state.inbox.known());
         let seconds = self.windows.duration_ms() / 1000 + 1;
         let ticks = (seconds - self.seconds).saturating_mul(self.queries.len() as u64);
         self.stats.decodes_uniform_1hz = self.stats.decodes_uniform_1hz.saturating_add(ticks);
@@ -203,7 +217,7 @@ impl Looker {
         self.has_room().await;
         self.stats.windows += 1;
         let numbers: Vec<u64> = window.pictures.iter().map(|picture| picture.number).collect();
-        let known = |query: &Standing| self.known.get(&(query.version, numbers.clone()));
+        let known = |query: &Posed| self.known.get(&(query.version, numbers.clone()));
         let known: Vec<Option<Embedding>> = self.queries.iter().map(known).collect();
         let missing: Vec<usize> = (0..known.len()).filter(|&at| known[at].is_none()).collect();
         let (mut embeddings, mut timing) = (Vec::new(), Timing::default());
@@ -257,9 +271,9 @@ impl Looker {
         repeated: bool,
         timing: Timing,
     ) -> Option<Trigger> {
-        let standing = &mut self.queries[query];
-        let decided = standing.sees(span, embedding.clone());
-        if decided.trigger.is_none() && standing.manner.is_some() {
+        let posed = &mut self.queries[query];
+        let decided = posed.standing.sees(span, embedding.clone());
+        if decided.trigger.is_none() && posed.manner.is_some() {
             seen::silent(decided.held);
         }
         self.stats.embeddings += 1;

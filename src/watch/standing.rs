@@ -5,7 +5,6 @@ use std::collections::VecDeque;
 use super::event::{Span, Trigger};
 use super::spec::Decode;
 use crate::embedding::Embedding;
-use crate::engine::{Asked, Manner};
 use crate::segment::{self, Policy, Segmenter};
 
 /// Windows whose first frames are remembered, for the beginning of a segment that is found later.
@@ -14,13 +13,9 @@ const BEGINNINGS_MAX: usize = 1024;
 /// A question that is asked of every window.
 #[derive(Debug)]
 pub struct Standing {
-    /// The question as the engine reads it.
-    pub asked: Asked,
-    /// How it is put into words; none: it never is.
-    pub manner: Option<Manner>,
-    /// Different for every question that ever stood in the session.
-    pub version: u64,
     decode: Decode,
+    /// Whether it is ever put into words.
+    speaks: bool,
     segmenter: Segmenter,
     /// Why its first window becomes words.
     first: Trigger,
@@ -59,17 +54,16 @@ pub struct Decided {
 }
 
 impl Standing {
-    /// One that has not been asked yet; `changed` where there was another question in its place.
-    pub fn new(asked: Asked, manner: Option<Manner>, version: u64, decode: Decode, changed: bool) -> Self {
+    /// One that has not been asked yet; `changed` where there was another question in its place, `speaks` where it is ever
+    /// put into words.
+    pub fn new(decode: Decode, speaks: bool, changed: bool) -> Self {
         // Where words have another clock the segmenter only measures: no cosine distance is above 2.
         let measure = || Policy { threshold: 2.0, calm: None, silence_max_ms: None, ..Policy::default() };
         let policy = if let Decode::Drift(policy) = decode { policy } else { measure() };
         let first = if changed { Trigger::QueryChanged } else { Trigger::Rule(segment::Trigger::First) };
         Self {
-            asked,
-            manner,
-            version,
             decode,
+            speaks,
             segmenter: Segmenter::new(policy),
             first,
             due_ms: None,
@@ -101,7 +95,7 @@ impl Standing {
             Trigger::Rule(segment::Trigger::First) => self.first,
             other => other,
         });
-        let trigger = by_rule.or(self.owed.take()).filter(|_| self.manner.is_some());
+        let trigger = by_rule.or(self.owed.take()).filter(|_| self.speaks);
         if trigger.is_some() && decision.trigger.is_none() {
             self.segmenter.spoken(start, &embedding.values);
         }
@@ -126,7 +120,7 @@ impl Standing {
 
     /// Its latest window, to be put into words because somebody asks for it.
     pub fn flushed(&mut self) -> Option<&Latest> {
-        let latest = self.latest.as_ref().filter(|_| self.manner.is_some())?;
+        let latest = self.latest.as_ref().filter(|_| self.speaks)?;
         let at_ms = self.beginnings.back().map_or(0, |[begins, _]| *begins);
         self.segmenter.spoken(at_ms, &latest.embedding.values);
         self.owed = None;
@@ -143,3 +137,6 @@ impl Standing {
         self.owed = Some(trigger);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,7 @@ const _: () = assert!(RUN * (u8::MAX as usize) <= u32::MAX as usize);
 /// Whether the mean absolute difference of two pictures' levels is at most `still`, 0 to 255. Pictures of different size
 /// are never the same, and where `still` is negative or no number none are.
 pub fn is_still(one: &[u8], other: &[u8], still: f32) -> bool {
-    if one.len() != other.len() {
+    if one.len() != other.len() || still.is_nan() || still < 0.0 {
         return false;
     }
     let most = f64::from(still) * one.len() as f64;

@@ -26,3 +26,4 @@ mod settings;
 mod tiny;
 mod train;
 mod verify;
+mod watch_sessions;

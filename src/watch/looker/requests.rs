@@ -2,7 +2,7 @@
 
 use futures::future::join_all;
 
-use super::Looker;
+use super::{Looker, Posed};
 use crate::embedding::Embedding;
 use crate::engine::{Answer, EngineError, Manner};
 use crate::watch::event::{Event, Span, Spoken, Trigger};
@@ -32,11 +32,12 @@ impl Looker {
     }
 
     /// A query as it stands from now on.
-    pub(super) async fn stands(&mut self, query: Query, changed: bool) -> Result<Standing, EngineError> {
+    pub(super) async fn poses(&mut self, query: Query, changed: bool) -> Result<Posed, EngineError> {
         let Query { question, manner } = query;
         let asked = self.engine.read(question, manner.clone(), self.asking.call()).await?;
         self.versions += 1;
-        Ok(Standing::new(asked, manner, self.versions, self.decode, changed))
+        let standing = Standing::new(self.decode, manner.is_some(), changed);
+        Ok(Posed { asked, manner, version: self.versions, standing })
     }
 
     async fn update(&mut self, query: usize, to: Query) -> Result<(), EngineError> {
@@ -47,10 +48,10 @@ impl Looker {
                 format!("is {query}, must be at most {most}: there are {there} queries, at most {max} may be");
             return Err(EngineError::Invalid { field: "update_query.query".into(), problem });
         }
-        let standing = self.stands(to, query < there).await.map_err(|error| error.within("update_query.to"))?;
+        let posed = self.poses(to, query < there).await.map_err(|error| error.within("update_query.to"))?;
         match self.queries.get_mut(query) {
-            Some(stood) => *stood = standing,
-            None => self.queries.push(standing),
+            Some(stood) => *stood = posed,
+            None => self.queries.push(posed),
         }
         Ok(())
     }
@@ -66,7 +67,7 @@ impl Looker {
                 self.speak(due).await?;
             }
         }
-        let flushed = (0..self.queries.len()).filter(|&query| self.queries[query].flushed().is_some());
+        let flushed = (0..self.queries.len()).filter(|&query| self.queries[query].standing.flushed().is_some());
         let due: Vec<(usize, Trigger)> =
             flushed.collect::<Vec<_>>().into_iter().map(|at| (at, Trigger::Flush)).collect();
         self.speak(due).await
@@ -85,8 +86,8 @@ impl Looker {
         let asked: Vec<(usize, Trigger, Latest, Manner)> = due
             .into_iter()
             .filter_map(|(query, trigger)| {
-                let standing = &self.queries[query];
-                Some((query, trigger, standing.latest()?.clone(), standing.manner.clone()?))
+                let posed = &self.queries[query];
+                Some((query, trigger, posed.standing.latest()?.clone(), posed.manner.clone()?))
             })
             .collect();
         let words = |(_, _, latest, manner): &(usize, Trigger, Latest, Manner)| {
@@ -100,7 +101,7 @@ impl Looker {
                 Err(error) => {
                     self.fails(latest.segment.seq[1], error);
                     if trigger != Trigger::Flush {
-                        self.queries[query].owes(trigger);
+                        self.queries[query].standing.owes(trigger);
                     }
                 }
             }
@@ -111,11 +112,11 @@ impl Looker {
     /// Puts an embedding that was brought along into words.
     async fn speak_of(&mut self, query: usize, embedding: Embedding, ms: [u64; 2]) -> Result<(), EngineError> {
         let invalid = |problem: String| EngineError::Invalid { field: "speak.query".into(), problem };
-        let standing = self.queries.get(query);
-        let standing = standing.ok_or_else(|| {
+        let posed = self.queries.get(query);
+        let posed = posed.ok_or_else(|| {
             invalid(format!("is {query}, must be below {}, the number of queries", self.queries.len()))
         })?;
-        let manner = standing.manner.clone();
+        let manner = posed.manner.clone();
         let manner = manner.ok_or_else(|| invalid(format!("is {query}, which is never put into words")))?;
         // A mean of embeddings is shorter than they are.
         let embedding = Embedding::normalized(embedding.values, embedding.space);

@@ -16,6 +16,7 @@ mod outbox;
 pub mod seen;
 mod session;
 mod shared;
+mod sessions;
 mod spec;
 mod standing;
 mod still;
@@ -24,4 +25,5 @@ mod windows;
 
 pub use event::{DropReason, Dropped, Event, Finished, FrameFailed, Numbered, Seen, Span, Spoken, Stats, Trigger};
 pub use session::{Ended, Session, Unsent};
-pub use spec::{Decode, Drops, Frame, Input, Query, Spec, View};
+pub use sessions::{Attached, Counted, Sessions, Token};
+pub use spec::{Decode, Drops, Frame, Held, Input, Query, Spec, View};

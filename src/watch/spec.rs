@@ -1,8 +1,14 @@
 //! What a session is asked to do, and what is sent to it.
 
+use std::any::Any;
+use std::sync::Arc;
+
 use crate::embedding::Embedding;
-use crate::engine::{Manner, MediaFrame};
+use crate::engine::{EngineError, Manner, MediaFrame};
 use crate::segment::Policy;
+
+/// What is to be let go when a frame's picture or a query is: the count of their bytes, for whoever keeps one.
+pub type Held = Option<Arc<dyn Any + Send + Sync>>;
 
 /// What a session is asked to do.
 #[derive(Debug, Clone)]
@@ -24,6 +30,8 @@ pub struct Query {
     pub question: String,
     /// How it is put into words; none: it never is.
     pub manner: Option<Manner>,
+    /// Dropped with the query.
+    pub held: Held,
 }
 
 /// How frames become windows: one covers `[start, start + window_ms)`, a new one begins every `stride_ms`, from the first
@@ -77,8 +85,10 @@ pub enum Drops {
 pub struct Frame {
     /// Its number; one that is not above all before it is a duplicate and ignored.
     pub seq: u64,
-    /// The picture, with its time, which must not fall.
-    pub picture: MediaFrame,
+    /// The picture, with its time, which must not fall; or why it is none, which is told when its turn has come.
+    pub picture: Result<MediaFrame, EngineError>,
+    /// Dropped with the picture's bytes.
+    pub held: Held,
 }
 
 /// What is sent to a session.

@@ -28,6 +28,7 @@ mod shutdown;
 mod status;
 mod stream;
 mod tls;
+mod watch;
 mod web;
 
 use std::pin::Pin;
@@ -35,7 +36,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic::transport::Server;
 use tonic_web::GrpcWebLayer;
@@ -122,7 +122,7 @@ pub async fn serve(
     let drain = Drain::new(&settings);
     let (connections, budget) =
         (Connections::new(&settings.connection), Budget::new(settings.service.inflight_bytes_max));
-    let Services { routes, bounds, health } = services::all(&models, jobs.clone(), &drain);
+    let Services { routes, bounds, health, sessions } = services::all(&models, jobs.clone(), &drain);
     let traces = Traces::start(&settings.traces).map_err(ServeError::Traces)?.map(Arc::new);
     let seen = Seen::new(&described::SERVED, traces.clone());
     let server = transport(&settings.connection)
@@ -143,8 +143,9 @@ pub async fn serve(
     let mut aside = JoinSet::new();
     aside.spawn(models.uploads().sweeping());
     aside.spawn(connections.clone().look_after(drain.phase()));
+    aside.spawn(sessions.clone().look_after(drain.refused()));
     if let Some(listener) = admin {
-        let states = States::new(connections.clone(), budget, seen);
+        let states = States::new(connections.clone(), budget, Some(sessions), seen);
         let served = Served { models: models.clone(), jobs: jobs.clone() };
         aside.spawn(Admin::new(served, health, states).serve(listener));
     }
@@ -174,9 +175,9 @@ pub async fn serve_admin(listener: TcpListener, models: Models) {
     let (connections, budget) =
         (Connections::new(&settings.connection), Budget::new(settings.service.inflight_bytes_max));
     // Dropped, it would be the end of serving.
-    let (_serving, phase) = watch::channel(Phase::Serving);
+    let (_serving, phase) = tokio::sync::watch::channel(Phase::Serving);
     let health = health::Health::new(models.clone(), vec![], phase);
-    let states = States::new(connections, budget, Seen::new(&[], None));
+    let states = States::new(connections, budget, None, Seen::new(&[], None));
     Admin::new(models, health, states).serve(listener).await;
 }
 

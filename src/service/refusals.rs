@@ -9,10 +9,10 @@ use super::convert::{self, Checked};
 use super::proto::stream_predict_request::Message as Asked;
 use super::proto::{
     AnswerRequest, CreateJobRequest, EncodeTextRequest, PredictRequest, StreamPredictOpen, StreamPredictRequest,
-    UploadMediaHeader,
+    UploadMediaHeader, WatchQuery, WatchRequest, WatchStart, watch_request,
 };
 use super::status::status;
-use crate::engine::{EngineError, Models};
+use crate::engine::{Engine, EngineError, Models};
 
 /// A status as a client would receive it.
 #[doc(hidden)]
@@ -67,7 +67,32 @@ pub fn refusals(bytes: &[u8], models: &Models) -> Vec<Refusal> {
         let target = convert::Target { model: "".into(), dimensions: engine.dimensions(), settings };
         found.extend(convert::asked_job(request, None, &target).err());
     }
+    if let Ok(WatchRequest { message: Some(message) }) = WatchRequest::decode(bytes) {
+        found.extend(watch(message, &engine).err());
+    }
     found.into_iter().map(refusal).collect()
+}
+
+/// A message of Watch: as the first one of a session, or as one of a session with all defaults.
+fn watch(message: watch_request::Message, engine: &Engine) -> Checked<()> {
+    let begin = |start| convert::watch_start(start, String::new(), engine, None);
+    let terms = || {
+        let queries = vec![WatchQuery { question: "what is it?".into(), ..Default::default() }];
+        begin(WatchStart { queries, ..Default::default() }).map(|(_, terms)| terms)
+    };
+    let settings = engine.settings();
+    match message {
+        watch_request::Message::Start(start) => match convert::watch_resumption(&start)? {
+            None => begin(start).map(drop),
+            Some(_) => Ok(()),
+        },
+        watch_request::Message::Frame(frame) => convert::watch_picture(frame.frame, settings).map(drop),
+        watch_request::Message::UpdateQuery(update) => {
+            convert::watch_update(update, 1, &terms()?, settings, None).map(drop)
+        }
+        watch_request::Message::Speak(speak) => convert::watch_speak(speak, &[true], &terms()?).map(drop),
+        watch_request::Message::Flush(_) | watch_request::Message::Ack(_) | watch_request::Message::Stop(_) => Ok(()),
+    }
 }
 
 fn refusal(error: EngineError) -> Refusal {

@@ -12,7 +12,9 @@ use super::proto::embedding_service_server::EmbeddingServiceServer;
 use super::proto::job_service_server::JobServiceServer;
 use super::proto::media_service_server::MediaServiceServer;
 use super::proto::model_service_server::ModelServiceServer;
+use super::proto::watch_service_server::WatchServiceServer;
 use super::shutdown::Drain;
+use super::watch::{Live, Watches};
 use super::{answer, embedding, jobs, media, models, proto};
 use crate::engine::Models;
 use crate::jobs::Jobs;
@@ -23,6 +25,7 @@ pub(super) struct Services {
     /// Each service's name with its largest message, bytes.
     pub(super) bounds: Vec<(&'static str, usize)>,
     pub(super) health: Health,
+    pub(super) sessions: Live,
 }
 
 /// The services of `models`, and of `jobs` if there are any.
@@ -53,6 +56,9 @@ pub(super) fn all(models: &Models, jobs: Option<Jobs>, drain: &Drain) -> Service
     let embeddings = embedding::Embeddings { models: models.clone(), phase: drain.phase() };
     serve!(bounded!(EmbeddingServiceServer, embeddings, large), large);
     serve!(bounded!(AnswerServiceServer, answer::Answers(models.clone()), large), large);
+    let sessions = Live::new(models.clone());
+    let watches = Watches { models: models.clone(), sessions: sessions.clone(), ending: drain.ending() };
+    serve!(bounded!(WatchServiceServer, watches, large), large);
     // A chunk and its frame.
     let chunk = small.max(models.settings().uploads.chunk_bytes_max + (1 << 10));
     serve!(bounded!(MediaServiceServer, media::MediaFiles(models.clone()), chunk), chunk);
@@ -68,7 +74,7 @@ pub(super) fn all(models: &Models, jobs: Option<Jobs>, drain: &Drain) -> Service
     let known = bounds.iter().map(|(name, _)| *name).chain([health_server::SERVICE_NAME]).collect();
     let health = Health::new(models.clone(), known, drain.phase());
     serve!(HealthServer::new(health.clone()).max_decoding_message_size(small), small);
-    Services { routes: routes.routes(), bounds, health }
+    Services { routes: routes.routes(), bounds, health, sessions }
 }
 
 fn name_of<S: NamedService>(_: &S) -> &'static str {

@@ -7,7 +7,8 @@
 //! tonic's own graceful shutdown waits for every connection, a half-open one for up to an hour; so it runs in a
 //! task that is left behind should even that not end it.
 
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
@@ -56,12 +57,33 @@ pub(super) async fn reached(now: &mut watch::Receiver<Phase>, phase: Phase) {
     drop(now.wait_for(|now| *now >= phase).await);
 }
 
+/// What a call may know of the end; all clones are one.
+#[derive(Debug, Clone)]
+pub(super) struct Ending {
+    phase: watch::Receiver<Phase>,
+    hard_stop: Arc<OnceLock<Instant>>,
+}
+
+impl Ending {
+    /// How far the end has come.
+    pub(super) fn phase(&self) -> watch::Receiver<Phase> {
+        self.phase.clone()
+    }
+
+    /// Time until nothing is waited for any more; none while the end has not begun.
+    pub(super) fn time_left(&self) -> Duration {
+        self.hard_stop.get().map_or(Duration::ZERO, |stop| stop.saturating_duration_since(Instant::now()))
+    }
+}
+
 /// The steps of the end.
 pub(super) struct Drain {
     delay: Duration,
     bound: Duration,
     quiet: Duration,
     phase: watch::Sender<Phase>,
+    /// When the hard stop comes at the latest, once the end has begun.
+    hard_stop: Arc<OnceLock<Instant>>,
 }
 
 impl Drain {
@@ -71,7 +93,13 @@ impl Drain {
             bound: Duration::from_millis(settings.service.drain_max_ms),
             quiet: Duration::from_millis(settings.connection.drain_quiet_ms),
             phase: watch::Sender::new(Phase::Serving),
+            hard_stop: Arc::default(),
         }
+    }
+
+    /// For calls that tell their clients of the end.
+    pub(super) fn ending(&self) -> Ending {
+        Ending { phase: self.phase(), hard_stop: self.hard_stop.clone() }
     }
 
     /// How far the end has come.
@@ -98,12 +126,15 @@ impl Drain {
             () = models.failed() => true,
             () = shutdown => false,
         };
+        let delay = if failed { Duration::ZERO } else { self.delay };
+        // Set once, for serving ends once; and before anybody is told.
+        let _ = self.hard_stop.set(Instant::now() + delay + self.bound);
         self.phase.send_replace(Phase::Draining);
         match failed {
             true => tracing::error!("a model's thread panicked"),
             false => {
                 tracing::info!("draining");
-                tokio::time::sleep(self.delay).await;
+                tokio::time::sleep(delay).await;
             }
         }
         self.phase.send_replace(Phase::Refusing);
@@ -140,7 +171,6 @@ mod tests {
     use crate::model::bundle::Bundle;
     use crate::model::vl_jepa::VlJepa;
     use std::future::pending;
-    use std::time::Instant;
 
     fn models() -> (Models, Engine) {
         let model = VlJepa::load(&Bundle::bundled().expect("a bundle")).expect("a model");
@@ -161,7 +191,8 @@ mod tests {
         let (models, engine) = models();
         engine.panic_model_thread();
         let drain = drain(10_000);
-        let (health, refused) = (drain.phase(), drain.refused());
+        let (health, refused, ending) = (drain.phase(), drain.refused(), drain.ending());
+        assert_eq!(ending.time_left(), Duration::ZERO);
         let serving = async {
             refused.await;
             Ok(())
@@ -169,6 +200,7 @@ mod tests {
         let outcome = drain.run(serving, models, pending()).await;
         assert!(matches!(outcome, Err(ServeError::ModelThread)), "{outcome:?}");
         assert!(*health.borrow() >= Phase::Draining, "health was told");
+        assert!((1..=10).contains(&ending.time_left().as_secs()), "{:?}", ending.time_left());
     }
 
     #[tokio::test]

@@ -1,6 +1,7 @@
 //! From the engine's errors to gRPC's: one match, and nowhere else is a status chosen.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use prost::Message;
 use tonic::{Code, Status};
@@ -97,6 +98,26 @@ pub(super) fn too_slow(max_ms: u128) -> Status {
     Status::with_error_details(Code::DeadlineExceeded, told, details)
 }
 
+/// The status of a call of Watch whose session another call has taken up.
+pub(super) fn taken_over() -> Status {
+    let details = ErrorDetails::with_error_info("SESSION_TAKEN", DOMAIN, HashMap::new());
+    Status::with_error_details(Code::Aborted, "another call has taken up the session", details)
+}
+
+/// The status of a frame that comes without a credit.
+pub(super) fn no_credit(seq: u64) -> Status {
+    let details = ErrorDetails::with_error_info("CREDIT_MISSING", DOMAIN, HashMap::new());
+    let told = format!("frame: {seq} came without a credit, and is not taken");
+    Status::with_error_details(Code::ResourceExhausted, told, details)
+}
+
+/// The status of a call of Watch whose client has sent nothing for so long.
+pub(super) fn silent(idle_max: Duration) -> Status {
+    let details = ErrorDetails::with_error_info("SESSION_IDLE", DOMAIN, HashMap::new());
+    let told = format!("no message for {} ms, the longest that is allowed", idle_max.as_millis());
+    Status::with_error_details(Code::DeadlineExceeded, told, details)
+}
+
 /// The same as a message, for one item of a list.
 pub(super) fn item_status(error: EngineError) -> tonic_types::Status {
     tonic_types::Status::decode(status(error).details()).expect("details are a google.rpc.Status")
@@ -120,7 +141,6 @@ pub(super) fn refused(refusal: &Refusal) -> Status {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn a_wrong_field_is_named_to_programs_too() {

@@ -33,7 +33,7 @@ pub(super) fn media_of(media: Option<proto::Media>, desk: &Desk) -> Checked<Medi
     }
 }
 
-fn frame(frame: proto::Frame, settings: &Settings) -> Checked<MediaFrame> {
+pub(super) fn frame(frame: proto::Frame, settings: &Settings) -> Checked<MediaFrame> {
     let proto::Frame { data, width, height, pts_ms, .. } = frame;
     let format = proto::FrameFormat::try_from(frame.format)
         .map_err(|_| invalid("format", format!("is {}, no such format", frame.format)))?;

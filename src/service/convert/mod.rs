@@ -7,6 +7,7 @@ mod models;
 mod results;
 mod stream;
 mod uploads;
+mod watch;
 
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,9 @@ pub(super) use models::{model, model_place, passing};
 pub(super) use results::{answer, encoded_texts, prediction, predictions, reply};
 pub(super) use stream::{Opening, Whole, opening, stream_item, whole};
 pub(super) use uploads::{promise, receipt};
+pub(super) use watch::{
+    Terms, watch_event, watch_picture, watch_resumption, watch_speak, watch_start, watch_started, watch_update,
+};
 
 pub(super) type Checked<T> = Result<T, EngineError>;
 

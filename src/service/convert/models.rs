@@ -60,7 +60,7 @@ pub(in crate::service) fn model(name: &str, engine: &Engine) -> proto::Model {
 }
 
 fn limits(settings: &Settings, facts: &ModelFacts) -> proto::Limits {
-    let Settings { media, text, queue, service, uploads, jobs, .. } = settings;
+    let Settings { media, text, queue, service, uploads, jobs, watch, .. } = settings;
     proto::Limits {
         message_bytes_max: service.message_bytes_max as u64,
         media_bytes_max: media.bytes_max as u64,
@@ -105,5 +105,16 @@ fn limits(settings: &Settings, facts: &ModelFacts) -> proto::Limits {
         job_parts_max: jobs.shards_max,
         job_part_bytes_max: jobs.part_bytes_max as u64,
         job_line_bytes_max: jobs.line_bytes_max as u64,
+        watch_sessions_max: watch.sessions_max as u32,
+        watch_queries_max: watch.queries_max as u32,
+        watch_window_ms_max: watch.window_ms_max,
+        watch_frames_waiting_max: watch.frames_waiting_max as u32,
+        watch_bytes_waiting_max: watch.bytes_waiting_max as u64,
+        watch_window_frames_max: watch.window_frames_max as u32,
+        watch_requests_waiting_max: watch.requests_waiting_max as u32,
+        watch_events_kept_max: watch.events_kept_max as u32,
+        watch_resume_ms: watch.resume_ms,
+        watch_idle_ms: watch.idle_ms,
+        watch_patience_ms: watch.patience_ms,
     }
 }

@@ -78,7 +78,6 @@ pub(in crate::service) fn encoded_texts(
 /// Answer's response.
 pub(in crate::service) fn answer(answer: Answer, output: Option<Output>) -> proto::AnswerResponse {
     let Answer { text, choices, embedded } = answer;
-    let choice = |choice: Choice| proto::Choice { text: choice.text, score: choice.score, cosine: choice.cosine };
     proto::AnswerResponse {
         answer: text,
         choices: choices.into_iter().map(choice).collect(),
@@ -88,7 +87,11 @@ pub(in crate::service) fn answer(answer: Answer, output: Option<Output>) -> prot
     }
 }
 
-fn embedding_of(embedding: &Embedding, output: Output) -> proto::Embedding {
+pub(super) fn choice(Choice { text, score, cosine }: Choice) -> proto::Choice {
+    proto::Choice { text, score, cosine }
+}
+
+pub(super) fn embedding_of(embedding: &Embedding, output: Output) -> proto::Embedding {
     let kept = embedding.cut(output.dimensions, output.normalize).expect("dimensions were checked with the request");
     let dtype = match output.dtype {
         Dtype::F32 => proto::Dtype::F32,
@@ -114,7 +117,7 @@ fn usage(usage: Usage) -> proto::Usage {
     }
 }
 
-fn timing(timing: Timing) -> proto::Timing {
+pub(super) fn timing(timing: Timing) -> proto::Timing {
     let [prepare_ms, queue_ms, vision_ms, predictor_ms, text_ms, decoder_ms, total_ms] =
         timing.stages_ms().map(|(_, ms)| ms as f32);
     proto::Timing { prepare_ms, queue_ms, vision_ms, predictor_ms, text_ms, decoder_ms, total_ms }

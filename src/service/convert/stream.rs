@@ -1,4 +1,4 @@
-//! What StreamPredict's messages mean.
+//! What the headers of streams and StreamPredict's messages mean.
 
 use std::time::{Duration, Instant};
 
@@ -33,8 +33,10 @@ pub(in crate::service) fn opening(open: StreamPredictOpen, engine: &Engine) -> C
 pub(in crate::service) struct Whole {
     /// When it must have ended, if its client says so.
     pub deadline: Option<Instant>,
-    owner: Owner,
-    trail: Trail,
+    /// Who asks.
+    pub owner: Owner,
+    /// What the call leaves behind.
+    pub trail: Trail,
     allowance: Option<Allowance>,
 }
 

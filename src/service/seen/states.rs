@@ -10,6 +10,8 @@ use crate::engine::{Load, Models, Passed, Snapshot};
 use crate::jobs::State;
 use crate::service::connections::Connections;
 use crate::service::inflight::Budget;
+use crate::service::watch::Live;
+use crate::watch::Counted;
 
 /// What is known from the beginning.
 pub(in crate::service) struct States {
@@ -17,6 +19,8 @@ pub(in crate::service) struct States {
     connections: Connections,
     budget: Budget,
     seen: Seen,
+    /// None where no sessions are served.
+    sessions: Option<Live>,
 }
 
 /// Name, kind and meaning of a metric.
@@ -24,8 +28,8 @@ type About<'a> = (&'a str, &'a str, &'a str);
 
 impl States {
     /// Those of a server that begins now.
-    pub fn new(connections: Connections, budget: Budget, seen: Seen) -> Self {
-        Self { started: SystemTime::now(), connections, budget, seen }
+    pub fn new(connections: Connections, budget: Budget, sessions: Option<Live>, seen: Seen) -> Self {
+        Self { started: SystemTime::now(), connections, budget, seen, sessions }
     }
 
     /// All of them, as they are now; `jobs` by state, if their store could be read.
@@ -40,6 +44,13 @@ impl States {
         page.one(("vljepa_calls_in_flight", "gauge", "Calls that have not ended"), self.seen.calls_open() as f64);
         let about = "Messages of all calls, in and not answered or out and not written, bytes";
         page.one(("vljepa_inflight_bytes", "gauge", about), self.budget.held() as f64);
+        if let Some(sessions) = &self.sessions {
+            let Counted { attached, detached } = sessions.counted();
+            let counts = [("attached", attached), ("detached", detached)];
+            let counts = counts.map(|(state, count)| ([("state", state.into())], count as f64));
+            let about = "Live sessions, by whether a client has them or they wait for one";
+            page.all(("vljepa_watch_sessions", "gauge", about), counts);
+        }
         let (items, bytes) = models.uploads().held();
         page.one(("vljepa_uploads", "gauge", "Uploads on the disk"), items as f64);
         page.one(("vljepa_uploads_bytes", "gauge", "Their size together, bytes"), bytes as f64);

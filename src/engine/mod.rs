@@ -126,11 +126,6 @@ impl Engine {
         name_of(&self.0.name, &self.0.model)
     }
 
-    /// Which one it is among all that live: clones have the same.
-    pub fn id(&self) -> usize {
-        Arc::as_ptr(&self.0) as usize
-    }
-
     /// The settings it was started with.
     pub fn settings(&self) -> &Settings {
         &self.0.settings

@@ -150,11 +150,6 @@ impl Models {
         self.shelf().served.iter().map(|one| (one.name.clone(), one.engine.clone())).collect()
     }
 
-    /// Changes whenever a model was added or taken away.
-    pub fn changes(&self) -> watch::Receiver<u64> {
-        self.0.changes.subscribe()
-    }
-
     /// Whether the thread of a served model has panicked.
     pub fn panicked(&self) -> bool {
         self.shelf().served.iter().any(|one| one.thread.state() == ThreadState::Panicked)
@@ -162,7 +157,7 @@ impl Models {
 
     /// Resolves when the thread of a served model has panicked, and never otherwise.
     pub async fn failed(&self) {
-        let mut changes = self.changes();
+        let mut changes = self.0.changes.subscribe();
         loop {
             let mut ends = JoinSet::new();
             for one in &self.shelf().served {

@@ -56,7 +56,7 @@ pub(super) fn all(models: &Models, jobs: Option<Jobs>, drain: &Drain) -> Service
     let embeddings = embedding::Embeddings { models: models.clone(), phase: drain.phase() };
     serve!(bounded!(EmbeddingServiceServer, embeddings, large), large);
     serve!(bounded!(AnswerServiceServer, answer::Answers(models.clone()), large), large);
-    let sessions = Live::new(models.clone());
+    let sessions = Live::new(models.settings());
     let watches = Watches { models: models.clone(), sessions: sessions.clone(), ending: drain.ending() };
     serve!(bounded!(WatchServiceServer, watches, large), large);
     // A chunk and its frame.

@@ -80,11 +80,6 @@ impl Session {
         self.0.shared.change(|state| state.inbox.offer(input)).map_err(|(why, _)| why)
     }
 
-    /// Ends it at once for `error`, which its last event tells: its model has gone. Nothing happens if it is over.
-    pub fn fail(&self, _error: EngineError) {
-        unimplemented!("by the branch of sessions")
-    }
-
     /// Whether nothing will be computed any more: the last event is among those that are kept, or has been acknowledged.
     pub fn is_over(&self) -> bool {
         unimplemented!("by the branch of sessions")

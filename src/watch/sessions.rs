@@ -18,7 +18,7 @@ use tokio::sync::{Notify, OwnedMutexGuard, watch};
 
 use super::session::Session;
 use super::spec::Spec;
-use crate::engine::{Engine, EngineError, Models, Owner, Trail, seen};
+use crate::engine::{Engine, EngineError, Owner, Trail, seen};
 use crate::settings::{Settings, WatchSettings};
 use roll::{Full, Key, Roll};
 
@@ -37,7 +37,7 @@ impl<T> Clone for Sessions<T> {
 }
 
 struct Inner<T> {
-    models: Models,
+    settings: Settings,
     roll: Mutex<Roll<Arc<Seat<T>>>>,
     /// Somebody has left, so that the next expiry may be another one.
     left: Notify,
@@ -46,8 +46,6 @@ struct Inner<T> {
 /// A session with the place of its one client.
 struct Seat<T> {
     session: Session,
-    /// The engine's id: when it is served no more, the session ends.
-    engine: usize,
     about: T,
     /// The number of the newest claim.
     claims: watch::Sender<u64>,
@@ -155,11 +153,11 @@ impl<T> Drop for Opening<'_, T> {
 }
 
 impl<T> Sessions<T> {
-    /// No sessions yet, of the models of `models`.
-    pub fn new(models: Models) -> Self {
-        let WatchSettings { sessions_max, resume_ms, .. } = models.settings().watch;
+    /// No sessions yet.
+    pub fn new(settings: &Settings) -> Self {
+        let WatchSettings { sessions_max, resume_ms, .. } = settings.watch;
         let roll = Mutex::new(Roll::new(sessions_max, Duration::from_millis(resume_ms)));
-        Self(Arc::new(Inner { models, roll, left: Notify::new() }))
+        Self(Arc::new(Inner { settings: settings.clone(), roll, left: Notify::new() }))
     }
 
     /// Begins a session of `owner` with `engine`, with `about` beside it. Fails if there are too many, and where
@@ -173,16 +171,14 @@ impl<T> Sessions<T> {
         about: T,
     ) -> Result<Attached<T>, EngineError> {
         let mut place = self.enter()?;
-        let (token, id) = (Token::draw()?, engine.id());
-        let session = Session::start(engine, spec, &self.settings().watch, trail).await?;
+        let token = Token::draw()?;
+        let session = Session::start(engine, spec, &self.0.settings.watch, trail).await?;
         let (claims, taken) = (watch::Sender::new(1), Arc::default());
-        let seat = Arc::new(Seat { session, engine: id, about, claims, taken });
+        let seat = Arc::new(Seat { session, about, claims, taken });
         let guard = seat.taken.clone().try_lock_owned().expect("nobody else knows it");
         let number = self.roll().put(token.key(), seat.clone(), owner);
         place.0 = None;
         let claim = Claim { sessions: self.clone(), key: token.key(), number, claims: seat.claims.subscribe() };
-        // Its model may have gone while it began.
-        self.end_orphans();
         Ok(Attached { seat, token, claim, _taken: guard })
     }
 
@@ -214,11 +210,10 @@ impl<T> Sessions<T> {
         self.roll().counted()
     }
 
-    /// Forgets sessions that nobody takes up again, and ends those whose model has gone, until `closing` resolves. From then
-    /// on no session is kept that has no client.
+    /// Forgets sessions that nobody takes up again, until `closing` resolves. From then on no session is kept that has no
+    /// client.
     pub async fn look_after(self, closing: impl Future<Output = ()>) {
         let mut closing = std::pin::pin!(closing);
-        let mut models = self.0.models.changes();
         loop {
             let next = self.roll().next_expiry();
             let expiry = async {
@@ -231,8 +226,6 @@ impl<T> Sessions<T> {
                 () = &mut closing => break,
                 () = expiry => {}
                 () = self.0.left.notified() => {}
-                // The models hold their end of it as long as we hold them.
-                _ = models.changed() => self.end_orphans(),
             }
             let forgotten = self.roll().expire(Instant::now());
             drop(forgotten);
@@ -242,7 +235,7 @@ impl<T> Sessions<T> {
     }
 
     fn enter(&self) -> Result<Opening<'_, T>, EngineError> {
-        let Settings { watch, service, .. } = self.settings();
+        let Settings { watch, service, .. } = &self.0.settings;
         if watch.sessions_max == 0 {
             let problem = "is 0: this server takes no sessions".into();
             return Err(EngineError::Unfit { subject: SESSIONS_MAX.into(), problem });
@@ -257,19 +250,6 @@ impl<T> Sessions<T> {
         })?;
         drop(gone);
         Ok(Opening(Some(self)))
-    }
-
-    /// Ends the sessions whose engine is not served any more.
-    fn end_orphans(&self) {
-        let served: Vec<usize> = self.0.models.all().iter().map(|(_, engine)| engine.id()).collect();
-        let orphans: Vec<_> = self.roll().all().filter(|seat| !served.contains(&seat.engine)).cloned().collect();
-        for seat in orphans {
-            seat.session.fail(EngineError::Stopped);
-        }
-    }
-
-    fn settings(&self) -> &Settings {
-        self.0.models.settings()
     }
 
     fn roll(&self) -> MutexGuard<'_, Roll<Arc<Seat<T>>>> {

@@ -1,51 +1,39 @@
-//! When an embedding becomes words, from protobuf and back.
+//! When an embedding becomes words, from protobuf and back. What figures can be is the policy's own matter.
 
 use super::milliseconds;
-use crate::segment::Policy;
+use crate::segment::{Policy, PolicyError};
 use crate::service::convert::{Checked, invalid};
 use crate::service::proto::{self, DecodeMode};
 use crate::watch::Decode;
 
-/// Longest time of a policy: a day.
-const TIME_MS_MAX: u64 = 86_400_000;
-/// Time between two decodes of mode UNIFORM, if nobody sets it.
+/// Longest time between two decodes of mode UNIFORM: a day.
+const UNIFORM_MS_MAX: u64 = 86_400_000;
+/// The same if nobody sets it.
 const UNIFORM_MS: u64 = 1000;
-/// Cosine distances are up to this.
-const DISTANCE_MAX: f64 = 2.0;
-const SMOOTHING_MAX: f64 = 0.99;
 
-/// The rule that a policy asks for. What its mode does not use is checked all the same.
-pub(super) fn decode_of(policy: proto::DecodePolicy) -> Checked<Decode> {
-    let proto::DecodePolicy { mode, .. } = policy;
+/// The rule that is asked for. What its mode does not use is checked all the same.
+pub(super) fn decode_of(asked: proto::DecodePolicy) -> Checked<Decode> {
     let usual = Policy::default();
-    let number = |field: &str, value: Option<f64>, max: f64| match value {
-        Some(value) if !(0.0..=max).contains(&value) => {
-            Err(invalid(field, format!("is {value}, must be from 0 to {max}")))
-        }
-        value => Ok(value),
+    let policy = Policy {
+        threshold: asked.threshold.unwrap_or(usual.threshold),
+        // What is no number is neither 0 nor anything else.
+        calm: asked.calm.map_or(usual.calm, |calm| (calm != 0.0).then_some(calm)),
+        unsettled_max_ms: asked.unsettled_max_ms.unwrap_or(usual.unsettled_max_ms),
+        smoothing: asked.smoothing.unwrap_or(usual.smoothing),
+        gap_min_ms: asked.gap_min_ms.unwrap_or(usual.gap_min_ms),
+        silence_max_ms: asked.silence_max_ms.map_or(usual.silence_max_ms, |ms| (ms != 0).then_some(ms)),
+        per_minute_max: asked.per_minute_max.map_or(usual.per_minute_max, |most| (most != 0).then_some(most)),
+        ..usual
     };
-    let time = |field: &str, value: Option<u64>, min: u64| {
-        value.map_or(Ok(()), |value| milliseconds(field, value, min, TIME_MS_MAX)).map(|()| value)
-    };
-    let threshold = number("threshold", policy.threshold, DISTANCE_MAX)?;
-    let calm = number("calm", policy.calm, DISTANCE_MAX)?;
-    let smoothing = number("smoothing", policy.smoothing, SMOOTHING_MAX)?;
-    let gap_min_ms = time("gap_min_ms", policy.gap_min_ms, 0)?;
-    let silence_max_ms = time("silence_max_ms", policy.silence_max_ms, 0)?;
-    let every_ms = time("uniform_ms", policy.uniform_ms, 1)?.unwrap_or(UNIFORM_MS);
-    match DecodeMode::try_from(mode) {
-        Ok(DecodeMode::Unspecified | DecodeMode::Drift) => Ok(Decode::Drift(Policy {
-            threshold: threshold.unwrap_or(usual.threshold),
-            calm: calm.map_or(usual.calm, |calm| (calm > 0.0).then_some(calm)),
-            smoothing: smoothing.unwrap_or(usual.smoothing),
-            gap_min_ms: gap_min_ms.unwrap_or(usual.gap_min_ms),
-            silence_max_ms: silence_max_ms.map_or(usual.silence_max_ms, |ms| (ms > 0).then_some(ms)),
-            per_minute_max: policy.per_minute_max.map_or(usual.per_minute_max, |most| (most > 0).then_some(most)),
-            ..usual
-        })),
+    let wrong = |PolicyError { field, value, bound }| invalid(field, format!("is {value}, must be {bound}"));
+    policy.check().map_err(wrong)?;
+    let every_ms = asked.uniform_ms.unwrap_or(UNIFORM_MS);
+    milliseconds("uniform_ms", every_ms, 1, UNIFORM_MS_MAX)?;
+    match DecodeMode::try_from(asked.mode) {
+        Ok(DecodeMode::Unspecified | DecodeMode::Drift) => Ok(Decode::Drift(policy)),
         Ok(DecodeMode::Uniform) => Ok(Decode::Uniform { every_ms }),
         Ok(DecodeMode::Never) => Ok(Decode::Never),
-        Err(_) => Err(invalid("mode", format!("is {mode}, no such mode"))),
+        Err(_) => Err(invalid("mode", format!("is {}, no such mode", asked.mode))),
     }
 }
 
@@ -61,6 +49,7 @@ pub(super) fn policy(decode: Decode) -> proto::DecodePolicy {
             silence_max_ms: Some(policy.silence_max_ms.unwrap_or(0)),
             per_minute_max: Some(policy.per_minute_max.unwrap_or(0)),
             uniform_ms: None,
+            unsettled_max_ms: Some(policy.unsettled_max_ms),
         },
         Decode::Uniform { every_ms } => proto::DecodePolicy {
             mode: DecodeMode::Uniform as i32,

@@ -162,9 +162,13 @@ fn a_start_that_cannot_be_meant_names_its_field() {
     for time in [86_400_001, u64::MAX] {
         assert_eq!(policy(&|policy| policy.gap_min_ms = Some(time)), "decode.gap_min_ms");
         assert_eq!(policy(&|policy| policy.silence_max_ms = Some(time)), "decode.silence_max_ms");
+        assert_eq!(policy(&|policy| policy.unsettled_max_ms = Some(time)), "decode.unsettled_max_ms");
         assert_eq!(policy(&|policy| policy.uniform_ms = Some(time)), "decode.uniform_ms");
     }
     assert_eq!(policy(&|policy| policy.uniform_ms = Some(0)), "decode.uniform_ms");
+    assert_eq!(policy(&|policy| policy.per_minute_max = Some(60_001)), "decode.per_minute_max");
+    let silent = |policy: &mut DecodePolicy| (policy.gap_min_ms, policy.silence_max_ms) = (Some(7), Some(6));
+    assert_eq!(policy(&silent), "decode.silence_max_ms");
     // Also where the mode has no use for it.
     let never = DecodeMode::Never as i32;
     assert_eq!(policy(&|policy| (policy.mode, policy.threshold) = (never, Some(f64::NAN))), "decode.threshold");

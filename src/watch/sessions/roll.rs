@@ -128,11 +128,6 @@ impl<S: Clone> Roll<S> {
         self.kept.values().filter_map(|kept| kept.forgotten).min()
     }
 
-    /// All sessions.
-    pub(super) fn all(&self) -> impl Iterator<Item = &S> {
-        self.kept.values().map(|kept| &kept.session)
-    }
-
     pub(super) fn counted(&self) -> Counted {
         let detached = self.kept.values().filter(|kept| kept.forgotten.is_some()).count();
         Counted { attached: self.kept.len() - detached + self.opening, detached }

@@ -27,3 +27,4 @@ mod tiny;
 mod train;
 mod verify;
 mod watch_sessions;
+mod watch;

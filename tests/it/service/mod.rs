@@ -63,13 +63,19 @@ async fn start_on(set: impl FnOnce(&mut Settings), admin: Option<TcpListener>) -
     let folder = tempfile::tempdir().expect("a folder");
     let model = VlJepa::load(&bundle(folder.path(), BERT)).expect("a model");
     let (engine, thread) = Engine::start(model, settings.clone()).expect("a thread");
+    let models = Models::new(settings);
+    models.add("tiny", engine, thread).expect("the first");
+    serve_models(models, admin).await
+}
+
+/// Starts a server of these models.
+pub async fn serve_models(models: Models, admin: Option<TcpListener>) -> Running {
+    let settings = models.settings();
     let store = settings.jobs.directory.as_deref().map(|directory| {
         let store = Embedded::open(directory, settings.jobs.items_max).expect("a store");
         Arc::new(store)
     });
     let encrypted = settings.tls.certificate.is_some();
-    let models = Models::new(settings);
-    models.add("tiny", engine, thread).expect("the first");
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
     let (stop, stopped) = oneshot::channel::<()>();

@@ -203,8 +203,7 @@ pub fn query(question: &str, candidates: &[&str]) -> WatchQuery {
 
 /// A session of one query, with windows of 400 ms every 200 ms, and words every 200 ms.
 pub fn uniform() -> WatchStart {
-    let decode =
-        DecodePolicy { mode: DecodeMode::Uniform as i32, uniform_ms: Some(200), ..Default::default() };
+    let decode = DecodePolicy { mode: DecodeMode::Uniform as i32, uniform_ms: Some(200), ..Default::default() };
     WatchStart {
         queries: vec![query("word1 word2", &["word3", "word4", "word5"])],
         window: Some(WatchWindow { window_ms: 400, stride_ms: 200, ..Default::default() }),

@@ -117,7 +117,7 @@ async fn however_often_the_connection_breaks_nothing_is_lost_and_nothing_comes_t
     let mut breaks = 0;
     for seed in 0..4 {
         let mut chance = ChaCha8Rng::seed_from_u64(seed);
-        let (mut log, mut token) = (Vec::new(), None);
+        let (mut log, mut token): (Vec<WatchResponse>, Option<String>) = (Vec::new(), None);
         loop {
             let channel = wire.channel().await;
             // An ending that comes while the call begins is one, too.
@@ -264,7 +264,8 @@ async fn a_session_is_forgotten_when_nobody_takes_it_up_in_time() {
     server.end().await;
 }
 
-type Keyed = WatchServiceClient<InterceptedService<Channel, Box<dyn FnMut(Request<()>) -> Result<Request<()>, Status> + Send>>>;
+type Keyed =
+    WatchServiceClient<InterceptedService<Channel, Box<dyn FnMut(Request<()>) -> Result<Request<()>, Status> + Send>>>;
 
 fn keyed(server: &Running, token: &str) -> Keyed {
     let bearer: tonic::metadata::AsciiMetadataValue = format!("Bearer {token}").parse().expect("printable");
@@ -279,7 +280,8 @@ fn keyed(server: &Running, token: &str) -> Keyed {
 async fn a_token_is_good_for_the_key_that_began_the_session() {
     let folder = tempfile::tempdir().expect("a folder");
     let new = |name, scopes: &[Scope]| NewKey::draw(name, scopes, None).expect("a key");
-    let (one, other, less) = (new("one", &[Scope::Watch]), new("other", &[Scope::Watch]), new("less", &[Scope::Predict]));
+    let (one, other, less) =
+        (new("one", &[Scope::Watch]), new("other", &[Scope::Watch]), new("less", &[Scope::Predict]));
     let file = folder.path().join("keys.toml");
     std::fs::write(&file, [&*one.block, &other.block, &less.block].concat()).expect("written");
     let server = start(|settings| settings.keys.file = Some(file)).await;
@@ -289,7 +291,7 @@ async fn a_token_is_good_for_the_key_that_began_the_session() {
         let requests = tokio_stream::StreamExt::chain(requests, tokio_stream::pending());
         let mut responses = client.watch(requests).await?.into_inner();
         match responses.message().await?.and_then(|first| first.message) {
-            Some(Told::Started(started)) => Ok((started, responses)),
+            Some(Told::Started(started)) => Ok::<_, Status>((started, responses)),
             other => panic!("{other:?}"),
         }
     };

@@ -23,8 +23,8 @@ const root = fileURLToPath(new URL("../..", import.meta.url));
 const clip = readFileSync(`${root}/fixtures/demo/star.gif`);
 const still = readFileSync(`${root}/fixtures/demo/squares.jpg`);
 const options = { keepCase: true, longs: Number, enums: String, defaults: true, oneofs: true };
-const names = ["AnswerService", "EmbeddingService", "JobService", "MediaService", "ModelService"];
-const files = ["answer_service", "embedding_service", "job_service", "media_service", "model_service"];
+const names = ["AnswerService", "EmbeddingService", "JobService", "MediaService", "ModelService", "WatchService"];
+const files = names.map((name) => `${name.replace("Service", "").toLowerCase()}_service`);
 const protos = files.map((file) => `vljepa/v1/${file}.proto`);
 
 const details = protobuf.parse(`syntax = "proto3";
@@ -108,6 +108,31 @@ async function embeddings({ EmbeddingService: client }) {
   const ids = told.filter((one) => one.message === "result").map((one) => one.result.id);
   assert.deepEqual(ids.sort(), [100, 101, 102, 103, 104, 105, 106, 107, 108]);
   assert.deepEqual([told[0].message, told.at(-1).finished], ["opened", { items: 9, succeeded: 6, failed: 3 }]);
+}
+
+async function watches({ WatchService: client }) {
+  const candidates = ["red", "green", "blue", "white"];
+  const queries = [{ question: "which colour does the small square have?", candidates }];
+  const frame = (seq) => ({ frame: { seq, frame: { data: still, pts_ms: 250 * seq } } });
+  const call = client.Watch();
+  call.write({ start: { queries } });
+  for (let seq = 1; seq <= 20; seq++) call.write(frame(seq));
+  call.end();
+  const told = await call.toArray();
+  assert.equal(told[0].message, "started");
+  const events = told.filter((one) => one.event > 0);
+  assert.deepEqual(events.map((one) => one.event), events.map((_, at) => at + 1));
+  const words = events.filter((one) => one.message === "decode").map((one) => one.decode.text);
+  const { stats } = events.at(-1).finished;
+  assert(words.length > 0 && words.every((text) => text === "blue"), words.join());
+  assert.deepEqual([stats.frames, stats.frames_encoded, stats.decodes], [20, 1, words.length]);
+  // What is over is there for whoever has not read its end.
+  const again = client.Watch();
+  const { resume_token } = told[0].started;
+  again.write({ start: { resume_token, resume_after: events.length - 1 } });
+  again.end();
+  const [, last] = await again.toArray();
+  assert.deepEqual([last.event, last.message], [events.length, "finished"]);
 }
 
 async function uploads({ AnswerService: client, MediaService: media }, answer) {
@@ -202,6 +227,7 @@ for (const [name, services] of [["proto", byProto()], ["reflection", await byRef
   const made = clients(services);
   const answer = await answers(made);
   await embeddings(made);
+  await watches(made);
   await uploads(made, answer);
   await jobs(made, `node_${name}`);
   await refusals(made);

@@ -11,6 +11,7 @@ code and starts the server.
 import hashlib
 import importlib
 import pathlib
+import queue
 import struct
 import sys
 
@@ -33,7 +34,7 @@ class Generated:
 
     def __init__(self, channel: grpc.Channel):
         self.channel = channel
-        services = [f"{name}_service" for name in ("answer", "embedding", "job", "media", "model")]
+        services = [f"{name}_service" for name in ("answer", "embedding", "job", "media", "model", "watch")]
         files = [*services, "embedding", "media"]
         self.modules = [importlib.import_module(f"vljepa.v1.{file}_pb2") for file in files]
 
@@ -145,6 +146,44 @@ class Checks:
         failed = {one.result.id for one in results if one.result.WhichOneof("outcome") == "error"}
         assert {one.result.id for one in results} == set(range(100, 109)) and failed == {102, 105, 108}
         assert (finished.finished.items, finished.finished.failed) == (9, 3)
+
+    def check_watch(self):
+        request, query = self.message("WatchRequest"), self.message("WatchQuery")
+        colour = query(question="which colour does the small square have?", candidates=["red", "green", "blue", "white"])
+        frame = lambda seq, data: request(
+            frame=self.message("WatchFrame")(seq=seq, frame=self.message("Frame")(data=data, pts_ms=250 * seq))
+        )
+        requests = queue.SimpleQueue()
+        requests.put(request(start=self.message("WatchStart")(queries=[colour], want_embeddings=True)))
+        call = self.call("WatchService", "Watch", iter(requests.get, None))
+        started = next(call).started
+        assert started.space == self.model.space and started.credits == self.model.limits.watch_frames_waiting_max
+        for seq in range(1, 21):
+            requests.put(frame(seq, b"no picture" if seq == 7 else STILL))
+        told = []
+        while not told or told[-1].WhichOneof("message") != "decode":
+            told += [one for one in [next(call)] if one.event]
+        # The call is given up, and another one takes the session up after its first event.
+        call.cancel()
+        requests.put(None)
+        again = queue.SimpleQueue()
+        token = started.resume_token
+        again.put(request(start=self.message("WatchStart")(resume_token=token, resume_after=told[0].event)))
+        call = self.call("WatchService", "Watch", iter(again.get, None))
+        resumed = next(call).started
+        assert resumed.resume_token == token
+        for seq in range(max(resumed.seq, 1), 21):
+            again.put(frame(seq, STILL))
+        again.put(None)
+        rest = [one for one in call if one.event]
+        assert [one.event for one in rest] == list(range(told[0].event + 1, rest[-1].event + 1)), rest
+        decodes = [one.decode.text for one in told[:1] + rest if one.WhichOneof("message") == "decode"]
+        stats = rest[-1].finished.stats
+        assert decodes == ["blue"] * stats.decodes and stats.decodes > 0, decodes
+        assert stats.frames == 20 and stats.frames_encoded == 1, stats
+        gone = lambda: next(self.call("WatchService", "Watch", iter([request(start=self.message("WatchStart")())])))
+        error = expect(grpc.StatusCode.INVALID_ARGUMENT, gone)
+        assert wrong_fields(rpc_status.from_call(error)) == ["start.queries"], error.details()
 
     def check_upload(self):
         request, header = self.message("UploadMediaRequest"), self.message("UploadMediaHeader")

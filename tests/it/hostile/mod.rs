@@ -4,6 +4,7 @@
 mod jobs;
 pub mod media;
 mod requests;
+mod watch;
 mod wire;
 
 use std::time::Duration;

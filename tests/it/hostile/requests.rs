@@ -5,7 +5,7 @@ use prost::Message;
 use tonic::Code;
 use vljepa::service::proto;
 
-use super::{jobs, media};
+use super::{jobs, media, watch};
 use crate::service::{CLIP, STILL, ask, file, frames, item};
 
 /// One hostile call.
@@ -40,7 +40,7 @@ pub fn corpus() -> Vec<Case> {
         let code = if name.starts_with('x') { Code::InvalidArgument } else { Code::Ok };
         case(&name, ANSWER, ask(file(&bytes), &["word1"]).encode_to_vec(), code)
     });
-    let rest = [questions(), lists(), clips(), bytes(), timeouts(), jobs::corpus()];
+    let rest = [questions(), lists(), clips(), bytes(), timeouts(), jobs::corpus(), watch::corpus()];
     files.chain(rest.into_iter().flatten()).collect()
 }
 

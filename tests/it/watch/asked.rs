@@ -14,7 +14,7 @@ use vljepa::service::proto::{
 use vljepa::settings::Settings;
 
 use super::{Heard, begin, frame, frames, query, uniform};
-use crate::service::{STILL, serve_models, start};
+use crate::service::{STILL, fields, serve_models, start};
 
 const SHAPES: &[u8] = include_bytes!("../../../fixtures/demo/shapes.png");
 
@@ -26,7 +26,7 @@ fn decodes(told: &[WatchResponse]) -> Vec<&DecodeEvent> {
     told.iter().filter_map(decode).collect()
 }
 
-fn embeddings(told: &[WatchResponse]) -> Vec<&EmbeddingEvent> {
+fn embeddings_of(told: &[WatchResponse]) -> Vec<&EmbeddingEvent> {
     let embedding = |one| match one {
         &WatchResponse { message: Some(Told::Embedding(ref event)), .. } => Some(event),
         _ => None,
@@ -103,7 +103,7 @@ async fn events_are_numbered_and_the_statistics_are_what_was_told() {
     heard.status.as_ref().expect("a good end");
     let numbers: Vec<u64> = heard.told.iter().map(|one| one.event).collect();
     assert_eq!(numbers, (1..=heard.told.len() as u64).collect::<Vec<_>>());
-    let (embeddings, decodes, stats) = (embeddings(&heard.told), decodes(&heard.told), heard.stats());
+    let (embeddings, decodes, stats) = (embeddings_of(&heard.told), decodes(&heard.told), heard.stats());
     adds_up(&stats);
     assert_eq!((stats.frames, stats.frames_failed, stats.duration_ms), (40, 0, 3900));
     assert_eq!((stats.embeddings, stats.decodes), (embeddings.len() as u64, decodes.len() as u64));
@@ -117,7 +117,7 @@ async fn events_are_numbered_and_the_statistics_are_what_was_told() {
     assert!(decodes.iter().any(|event| event.query == 0 && event.choices.len() == 2));
     assert!(decodes.iter().any(|event| event.query == 1 && event.choices.is_empty()));
     let quiet = begin(&server.channel, uniform()).await.whole(&frames(10)).await;
-    assert!(super::asked::embeddings(&quiet.told).iter().all(|event| event.embedding.is_none()), "not wanted");
+    assert!(embeddings_of(&quiet.told).iter().all(|event| event.embedding.is_none()), "not wanted");
     server.end().await;
 }
 
@@ -132,15 +132,16 @@ async fn queries_change_in_the_midst_and_one_more_may_come() {
         client.send(Asked::UpdateQuery(UpdateQuery { query: at, to })).await;
     }
     client.feed(&frames(40)[20..], &mut told).await.expect("it goes on");
+    let spoken = |one: &WatchResponse| decodes(std::slice::from_ref(one)).iter().any(|event| event.query == 1);
+    while !told.last().is_some_and(spoken) {
+        told.push(client.next().await.expect("no error").expect("no end"));
+    }
     // A third may not be.
     let to = Some(query("word9", &[]));
     client.send(Asked::UpdateQuery(UpdateQuery { query: 2, to })).await;
     let Heard { told: rest, status } = client.finish().await;
     let status = status.expect_err("too many queries");
-    assert_eq!(
-        (status.code(), crate::service::fields(&status)),
-        (Code::InvalidArgument, vec!["update_query.query".into()])
-    );
+    assert_eq!((status.code(), fields(&status)), (Code::InvalidArgument, vec!["update_query.query".to_string()]));
     told.extend(rest);
     let decodes = decodes(&told);
     let changed: Vec<_> = decodes.iter().filter(|event| event.trigger() == DecodeTrigger::QueryChanged).collect();
@@ -182,7 +183,7 @@ async fn a_flush_looks_at_what_there_is_and_a_speech_puts_it_into_words() {
     assert_eq!((segment.start_ms, segment.end_ms), (5, 7));
     client.send(Asked::Speak(speak(1))).await;
     let status = client.finish().await.status.expect_err("there is one query");
-    assert_eq!(crate::service::fields(&status), ["speak.query"], "{status}");
+    assert_eq!(fields(&status), ["speak.query"], "{status}");
     server.end().await;
 }
 

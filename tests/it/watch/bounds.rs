@@ -261,32 +261,58 @@ async fn requests_that_wait_are_bounded() {
     server.end().await;
 }
 
+/// Reads for a while; what came but credits.
+async fn absorb(client: &mut Client) -> usize {
+    let mut told = 0;
+    while let Ok(next) = tokio::time::timeout(Duration::from_millis(300), client.next()).await {
+        next.expect("no error").expect("no end");
+        told += 1;
+    }
+    told
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn frames_whose_bytes_have_no_room_wait_and_nothing_waits_for_ever() {
-    // A frame of 16 x 16 is 256 bytes: four of them have room; and behind them stands the acknowledgement.
+async fn frames_whose_bytes_have_no_room_wait_and_not_for_ever() {
     let set = |settings: &mut vljepa::settings::Settings| {
         let watch = &mut settings.watch;
-        (watch.bytes_waiting_max, watch.events_kept_max, watch.frames_waiting_max) = (1 << 10, 2, 256);
+        (watch.bytes_waiting_max, watch.events_kept_max, watch.frames_waiting_max) = (1 << 10, 2, 4);
     };
     let server = start(set).await;
     let mut client = begin(&server.channel, uniform()).await;
-    let all = frames(1000);
-    let large = |frame: &WatchFrame| {
-        let mut frame = frame.clone();
-        let picture = frame.frame.as_mut().expect("a picture");
-        (picture.data, picture.width, picture.height) = (vec![frame.seq as u8; 1024], 32, 32);
-        frame
-    };
-    for frame in all.iter().take(256).map(large) {
-        client.send(Asked::Frame(frame)).await;
+    let all: Vec<WatchFrame> = frames(8)
+        .into_iter()
+        .map(|mut frame| {
+            let picture = frame.frame.as_mut().expect("a picture");
+            (picture.data, picture.width, picture.height) = (vec![frame.seq as u8; 1024], 32, 32);
+            frame
+        })
+        .collect();
+    let (first, next) = all.split_at(4);
+    for frame in first {
+        client.send(Asked::Frame(frame.clone())).await;
+    }
+    assert_eq!((absorb(&mut client).await, client.credits), (0, 8), "understood, and no window");
+    for frame in &next[..2] {
+        client.send(Asked::Frame(frame.clone())).await;
+    }
+    assert_eq!(absorb(&mut client).await, 2, "the first window, and then it stands still");
+    // These are taken from what waits as far as anything is made ready ahead; then one frame has room, and no other.
+    for _ in 0..4 {
+        client.send(Asked::Flush(Default::default())).await;
+    }
+    for frame in &next[2..] {
+        client.send(Asked::Frame(frame.clone())).await;
     }
     let token = client.started.resume_token.clone();
-    let status = tokio::time::timeout(Duration::from_secs(20), end(&mut client)).await.expect("not for ever");
+    // Behind them stands what would help.
+    client.ack(2).await;
+    let status = end(&mut client).await;
     assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
     let violations = status.get_details_quota_failure().expect("which").violations;
     assert_eq!(violations[0].subject, "watch.events_kept_max");
     // Taking it up acknowledges, and it goes on.
     let mut again = resume(&server.channel, &token, 2).await.expect("it is there");
+    assert_eq!(again.started.seq, Some(7));
     assert_eq!(again.next().await.expect("no error").expect("no end").event, 3);
     server.end().await;
 }

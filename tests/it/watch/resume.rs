@@ -225,7 +225,7 @@ async fn a_newer_client_takes_over_and_the_older_one_is_told() {
         rivals.spawn(async move {
             let mut client = resume(&channel, &token, 3).await.map_err(|status| status.code())?;
             loop {
-                match tokio::time::timeout(Duration::from_millis(500), client.next()).await {
+                match tokio::time::timeout(Duration::from_secs(3), client.next()).await {
                     Ok(Ok(told)) => assert!(told.is_some(), "it ends with a status"),
                     Ok(Err(status)) => return Err(status.code()),
                     // Nobody else wants it.

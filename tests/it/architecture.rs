@@ -49,6 +49,7 @@ const PLACES: &[(&[&str], &[&str])] = &[
     (&["hyper", "hyper_util", "tokio_rustls", "subtle"], &["service"]),
     (&["toml"], &["settings", "service/keys.rs", "service/keys"]),
     (&["clap", "indicatif", "tracing_subscriber", "hdrhistogram"], &["cli"]),
+    (&["embedded_graphics"], &["cli/chart.rs", "cli/chart"]),
     (&["memmap2"], &["nn/weights/checkpoint.rs"]),
     (&["tikv_jemallocator"], &["allocator.rs"]),
     (&["unsafe"], &["kernel", "nn/weights/checkpoint.rs", "allocator.rs"]),

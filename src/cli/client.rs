@@ -2,6 +2,7 @@
 
 mod caller;
 mod jobs;
+mod watch;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -23,6 +24,7 @@ use crate::settings::{ClientSettings, Flag, Settings};
 
 pub(super) use caller::Caller;
 pub(super) use jobs::{Changes, RemoteJobs};
+pub(super) use watch::{Events, Sender, Sessions};
 
 /// How long a server may be silent: while it is connected to, before it is pinged, and before a ping is answered.
 const SILENCE: Duration = Duration::from_secs(5);
@@ -212,7 +214,6 @@ impl Remote {
         let response = self.answers.answer(request).await;
         self.forget(media).await;
         let response = response.map_err(|status| refused(&status))?.into_inner();
-        let choice = |choice: proto::Choice| Choice { text: choice.text, score: choice.score, cosine: choice.cosine };
         Ok(Answer {
             text: response.answer,
             choices: response.choices.into_iter().map(choice).collect(),
@@ -288,8 +289,6 @@ fn embedded(
     let embedding = embedding.context("server: response without an embedding")?;
     let (dimensions, space) = (embedding.dimensions as usize, embedding.space.parse()?);
     let usage = usage.unwrap_or_default();
-    let timing = timing.unwrap_or_default();
-    let time = |ms: f32| Duration::try_from_secs_f32(ms / 1e3).unwrap_or_default();
     Ok(Embedded {
         embedding: Embedding::from_bytes(&embedding.data, Dtype::F32, dimensions, space)?,
         usage: Usage {
@@ -300,14 +299,23 @@ fn embedded(
             truncated: usage.truncated,
             clip: None,
         },
-        timing: Timing {
-            prepare: time(timing.prepare_ms),
-            queue: time(timing.queue_ms),
-            vision: time(timing.vision_ms),
-            predictor: time(timing.predictor_ms),
-            text: time(timing.text_ms),
-            decoder: time(timing.decoder_ms),
-            total: time(timing.total_ms),
-        },
+        timing: self::timing(timing.unwrap_or_default()),
     })
+}
+
+fn choice(choice: proto::Choice) -> Choice {
+    Choice { text: choice.text, score: choice.score, cosine: choice.cosine }
+}
+
+fn timing(timing: proto::Timing) -> Timing {
+    let time = |ms: f32| Duration::try_from_secs_f32(ms / 1e3).unwrap_or_default();
+    Timing {
+        prepare: time(timing.prepare_ms),
+        queue: time(timing.queue_ms),
+        vision: time(timing.vision_ms),
+        predictor: time(timing.predictor_ms),
+        text: time(timing.text_ms),
+        decoder: time(timing.decoder_ms),
+        total: time(timing.total_ms),
+    }
 }

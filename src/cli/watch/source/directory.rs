@@ -28,9 +28,10 @@ pub(super) fn read(folder: &Path, filler: &Filler, reading: &Reading) -> anyhow:
     ensure!(!names.is_empty(), "{}: has no file that ends in {}", folder.display(), ENDINGS.join(", "));
     let own = own_fps(&folder.join(ANNOTATIONS));
     let fps = own.unwrap_or(reading.fps);
+    let mut ticks = reading.ticks();
     for (at, name) in names.iter().enumerate() {
         let pts_ms = (at as f64 * 1000.0 / fps).round() as u64;
-        match filler.judge(pts_ms) {
+        match ticks.judge(pts_ms) {
             Verdict::Take => {}
             Verdict::Skip => continue,
             Verdict::End => break,

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use super::Reading;
-use super::pace::{Ticks, Verdict};
 use crate::engine::MediaFrame;
 use crate::watch::Drops;
 
@@ -21,8 +20,7 @@ pub(super) fn feed(drops: Drops, reading: &Reading) -> (Filler, Feed) {
     let shared = Arc::new(Shared::default());
     let pacer = reading.realtime.then(Pacer::default);
     let patience = reading.stall.max(Duration::from_secs_f64(3.0 / reading.fps));
-    let ticks = Mutex::new((Ticks::new(reading.fps, reading.limit_ms), pacer));
-    (Filler { shared: shared.clone(), drops, ticks }, Feed { shared, patience })
+    (Filler { shared: shared.clone(), drops, pacer: Mutex::new(pacer) }, Feed { shared, patience })
 }
 
 #[derive(Default)]
@@ -69,20 +67,16 @@ impl Pacer {
 pub(super) struct Filler {
     shared: Arc<Shared>,
     drops: Drops,
-    ticks: Mutex<(Ticks, Option<Pacer>)>,
+    /// Of a source that is played at its own pace.
+    pacer: Mutex<Option<Pacer>>,
 }
 
 impl Filler {
-    /// What becomes of the next frame, by its time.
-    pub fn judge(&self, pts_ms: u64) -> Verdict {
-        self.ticks.lock().unwrap_or_else(PoisonError::into_inner).0.judge(pts_ms)
-    }
-
     /// Adds a frame, when it is its time and there is room; false if nobody wants more.
     pub fn push(&self, frame: MediaFrame) -> bool {
         let due = {
-            let mut ticks = self.ticks.lock().unwrap_or_else(PoisonError::into_inner);
-            ticks.1.as_mut().map(|pacer| pacer.due(pts_ms(&frame)))
+            let mut pacer = self.pacer.lock().unwrap_or_else(PoisonError::into_inner);
+            pacer.as_mut().map(|pacer| pacer.due(pts_ms(&frame)))
         };
         let mut state = self.shared.lock();
         while let Some(left) = due.map(|due| due.saturating_duration_since(Instant::now()))

@@ -16,6 +16,8 @@ use anyhow::{Context, bail, ensure};
 pub(super) use feed::Feed;
 use feed::Filler;
 use ffmpeg::Input;
+pub(super) use pace::FPS;
+use pace::Ticks;
 
 use crate::input::MediaLimits;
 use crate::settings::Settings;
@@ -51,6 +53,11 @@ pub(super) struct Reading {
 }
 
 impl Reading {
+    /// A clock that says which frames are looked at.
+    fn ticks(&self) -> Ticks {
+        Ticks::new(self.fps, self.limit_ms)
+    }
+
     /// The limits that hold for files: they are as large as an upload may be, and no more is decoded at once than for
     /// any other call.
     pub fn limits_of(settings: &Settings) -> MediaLimits {

@@ -1,0 +1,242 @@
+//! What is said over one session on a server: credits, what may have been lost when a call broke, which events are new.
+//! Pure: it is told what came and says what is next, and knows no calls.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use anyhow::{Context, ensure};
+
+use super::convert;
+use crate::service::proto;
+use crate::service::proto::watch_request::Message;
+use crate::service::proto::watch_response::Message as Told;
+use crate::watch::{Event, Finished, Input, Numbered};
+
+/// Inputs that wait to be sent.
+const WAITING_MAX: usize = 2;
+
+/// What a message of the server was.
+pub(super) enum Heard {
+    Word,
+    /// Everything has been told but the status.
+    Last(Finished),
+}
+
+/// The state of a session on a server, as its client knows it.
+pub(super) struct Conversation {
+    start: proto::WatchStart,
+    token: Option<String>,
+    /// How often it was begun or taken up.
+    begun: u64,
+    /// The server has said that it has begun in this call.
+    ready: bool,
+    /// Frames that may be sent now.
+    credits: u64,
+    /// Frames that may be on their way at once, as was said first: earlier ones have come for certain.
+    credits_first: u64,
+    /// What is to be sent.
+    waiting: VecDeque<Message>,
+    /// What was sent and may not have come, in order.
+    uncertain: VecDeque<Message>,
+    /// The session is to end: nothing is taken any more.
+    stopped: bool,
+    /// The server is about to end, and takes no frames.
+    leaving: bool,
+    /// Number of the last event that came, and of the last one that was acknowledged.
+    heard: u64,
+    acknowledged: u64,
+    told: VecDeque<Arc<Numbered>>,
+}
+
+impl Conversation {
+    /// One that begins with this message.
+    pub fn new(start: proto::WatchStart) -> Self {
+        Self {
+            start,
+            token: None,
+            begun: 0,
+            ready: false,
+            credits: 0,
+            credits_first: 0,
+            waiting: VecDeque::new(),
+            uncertain: VecDeque::new(),
+            stopped: false,
+            leaving: false,
+            heard: 0,
+            acknowledged: 0,
+            told: VecDeque::new(),
+        }
+    }
+
+    /// The first message of a call: begins the session, or takes it up again.
+    pub fn begin(&mut self) -> proto::WatchRequest {
+        // Until the server says that it has begun, nothing else may be sent.
+        (self.ready, self.credits) = (false, 0);
+        let start = match &self.token {
+            None => self.start.clone(),
+            Some(token) => {
+                // That is an acknowledgement too.
+                self.acknowledged = self.heard;
+                proto::WatchStart { resume_token: token.clone(), resume_after: self.heard, ..Default::default() }
+            }
+        };
+        proto::WatchRequest { message: Some(Message::Start(start)) }
+    }
+
+    /// How often it was begun or taken up.
+    pub fn begun(&self) -> u64 {
+        self.begun
+    }
+
+    /// Whether there is anything to take up.
+    pub fn can_resume(&self) -> bool {
+        self.token.is_some()
+    }
+
+    /// Whether there is room for an input.
+    pub fn wants_input(&self) -> bool {
+        !self.stopped && self.waiting.len() < WAITING_MAX
+    }
+
+    /// Takes an input.
+    pub fn take(&mut self, input: Input) {
+        if self.stopped {
+            return;
+        }
+        let message = match input {
+            // It could not be looked at any more.
+            Input::Frame(_) if self.leaving => return,
+            Input::Frame(frame) => convert::frame(frame),
+            Input::Update { query, to } => Message::UpdateQuery(proto::UpdateQuery {
+                query: query as u32,
+                to: Some(convert::query(&to)),
+            }),
+            Input::Flush => Message::Flush(proto::WatchFlush {}),
+            Input::Speak { query, embedding, range_ms } => convert::speak(query, &embedding, range_ms),
+            Input::Stop => Message::Stop(proto::WatchStop {}),
+        };
+        self.stopped = matches!(message, Message::Stop(_));
+        self.waiting.push_back(message);
+    }
+
+    /// Whether there is something to send now.
+    pub fn speaks(&self) -> bool {
+        self.ready && (self.heard > self.acknowledged || self.next_is_free())
+    }
+
+    fn next_is_free(&self) -> bool {
+        match self.waiting.front() {
+            None => false,
+            Some(Message::Frame(_)) => self.credits > 0,
+            Some(_) => true,
+        }
+    }
+
+    /// What is to be sent now.
+    pub fn speak(&mut self) -> Option<proto::WatchRequest> {
+        if !self.ready {
+            return None;
+        }
+        let message = if self.heard > self.acknowledged {
+            self.acknowledged = self.heard;
+            Message::Ack(proto::WatchAck { event: self.heard })
+        } else if self.next_is_free() {
+            let message = self.waiting.pop_front()?;
+            if matches!(message, Message::Frame(_)) {
+                self.credits -= 1;
+            }
+            self.uncertain.push_back(message.clone());
+            self.forget();
+            message
+        } else {
+            return None;
+        };
+        Some(proto::WatchRequest { message: Some(message) })
+    }
+
+    /// Lets go what has come for certain: everything up to the last frame but as many as may be on their way.
+    fn forget(&mut self) {
+        let mut frames = self.uncertain.iter().filter(|message| matches!(message, Message::Frame(_))).count() as u64;
+        while frames > self.credits_first {
+            if let Some(Message::Frame(_)) = self.uncertain.pop_front() {
+                frames -= 1;
+            }
+        }
+    }
+
+    /// Whether there are events that nobody has been told.
+    pub fn tells(&self) -> bool {
+        !self.told.is_empty()
+    }
+
+    /// The next event.
+    pub fn tell(&mut self) -> Option<Arc<Numbered>> {
+        self.told.pop_front()
+    }
+
+    /// Takes a message of the server. Fails on one that makes no sense.
+    pub fn hear(&mut self, response: proto::WatchResponse) -> anyhow::Result<Heard> {
+        let event = match response.message.context("server: a message says nothing")? {
+            Told::Started(started) => return self.started(started).map(|()| Heard::Word),
+            Told::Credit(credit) => {
+                self.credits = self.credits.saturating_add(credit.frames.into());
+                return Ok(Heard::Word);
+            }
+            Told::GoAway(_) => {
+                self.leave();
+                return Ok(Heard::Word);
+            }
+            Told::Finished(finished) => {
+                self.heard = self.heard.max(response.event);
+                return Ok(Heard::Last(convert::finished(finished)));
+            }
+            Told::Embedding(seen) => Event::Seen(convert::seen(seen)?),
+            Told::Decode(spoken) => Event::Spoken(convert::spoken(spoken)),
+            Told::Drop(notice) => Event::Dropped(convert::dropped(notice)),
+            Told::FrameError(failed) => Event::Failed(convert::failed(failed)),
+        };
+        // What is sent again was heard before.
+        if response.event > self.heard {
+            self.heard = response.event;
+            self.told.push_back(Arc::new(Numbered { number: response.event, event }));
+        }
+        Ok(Heard::Word)
+    }
+
+    /// The session is over.
+    pub fn finish(&mut self, finished: Finished) {
+        self.heard += 1;
+        self.told.push_back(Arc::new(Numbered { number: self.heard, event: Event::Finished(finished) }));
+    }
+
+    /// The server ends: what has come is finished, so nothing else is sent but that this is all.
+    fn leave(&mut self) {
+        if !self.leaving {
+            self.leaving = true;
+            self.waiting.retain(|message| !matches!(message, Message::Frame(_)));
+            self.take(Input::Stop);
+        }
+    }
+
+    fn started(&mut self, started: proto::WatchStarted) -> anyhow::Result<()> {
+        ensure!(!self.ready, "server: the session began twice in one call");
+        self.ready = true;
+        self.begun += 1;
+        self.credits = started.credits.into();
+        if self.token.is_none() {
+            self.credits_first = self.credits.max(1);
+        }
+        self.token = Some(started.resume_token).filter(|token| !token.is_empty());
+        // All messages come in order: with a frame everything before it has come.
+        let come = |message: &Message| match (message, started.seq) {
+            (Message::Frame(frame), Some(seq)) => frame.seq <= seq,
+            _ => false,
+        };
+        let lost = self.uncertain.iter().rposition(come).map_or(0, |last| last + 1);
+        self.uncertain.drain(..lost);
+        while let Some(message) = self.uncertain.pop_back() {
+            self.waiting.push_front(message);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,104 @@
+//! A file as a stream: a video frame by frame as it is decoded, an animation or a picture whole, since their formats
+//! tell neither times nor number before.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, anyhow};
+
+use super::Reading;
+use super::feed::Filler;
+use super::pace::Verdict;
+use crate::cli::read_media;
+use crate::engine::{MediaFrame, PixelOrder};
+use crate::input::{Footage, Frame, InputError, shrunk};
+
+/// Frames that may stand before their turn; a stream of H.264 has at most 16 such.
+const AHEAD_MAX: usize = 64;
+
+/// Why a file was not read to its end.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// Another decoder may know what to do with it, and nothing of it has been shown.
+    Foreign(anyhow::Error),
+    /// Nobody does, or part of it has been shown already.
+    Broken(anyhow::Error),
+}
+
+/// Reads all of it.
+pub(super) fn read(file: &Path, filler: &Filler, reading: &Reading) -> Result<(), Fault> {
+    let limits = &reading.limits;
+    let size = std::fs::metadata(file).map_err(|error| Fault::Broken(error.into()))?.len();
+    if size > limits.bytes_max as u64 {
+        let max = limits.bytes_max;
+        return Err(Fault::Foreign(anyhow!("has {size} bytes, at most {max} are held (uploads.bytes_max)")));
+    }
+    let bytes = read_media(file, limits.bytes_max as u64).map_err(Fault::Broken)?;
+    let mut go_on = |_| filler.is_wanted();
+    let footage = match Footage::open(&bytes, limits, &mut go_on) {
+        Ok(footage) => footage,
+        Err(InputError::GivenUp) => return Ok(()),
+        Err(error) => return Err(Fault::Foreign(error.into())),
+    };
+    let wanted = wanted(footage.times(), reading);
+    let mut turn = Turn { filler, side_max: reading.side_max, wanted: &wanted, given: 0, ahead: BTreeMap::new() };
+    let decoded = footage.decode(&wanted, &mut go_on, &mut |at, frame| turn.take(at, frame));
+    let shown = turn.given > 0 || !turn.ahead.is_empty();
+    turn.rest();
+    match decoded {
+        Ok(_) | Err(InputError::GivenUp) => Ok(()),
+        Err(error) if shown => Err(Fault::Broken(error.into())),
+        Err(error) => Err(Fault::Foreign(error.into())),
+    }
+}
+
+/// The numbers of the frames that are looked at.
+fn wanted(times: &[u64], reading: &Reading) -> Vec<usize> {
+    let mut ticks = reading.ticks();
+    let judged = times.iter().enumerate().map(|(at, &time)| (at, ticks.judge(time)));
+    let within = judged.take_while(|(_, verdict)| *verdict != Verdict::End);
+    within.filter(|(_, verdict)| *verdict == Verdict::Take).map(|(at, _)| at).collect()
+}
+
+/// Brings frames, which come in the order in which they are decoded, into that in which they are shown.
+struct Turn<'a> {
+    filler: &'a Filler,
+    side_max: u32,
+    wanted: &'a [usize],
+    /// How many of `wanted` have been given on.
+    given: usize,
+    ahead: BTreeMap<usize, MediaFrame>,
+}
+
+impl Turn<'_> {
+    fn take(&mut self, at: usize, frame: &Frame) -> Result<(), InputError> {
+        self.ahead.insert(at, raw(frame, self.side_max));
+        if self.ahead.len() > AHEAD_MAX {
+            let reason = format!("over {AHEAD_MAX} frames are stored before one that is shown before them");
+            return Err(InputError::Undecodable { format: "MP4", reason });
+        }
+        while let Some(next) = self.wanted.get(self.given)
+            && let Some(frame) = self.ahead.remove(next)
+        {
+            self.given += 1;
+            if !self.filler.push(frame) {
+                return Err(InputError::GivenUp);
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives on what is left although a frame before it was not decoded.
+    fn rest(&mut self) {
+        for frame in std::mem::take(&mut self.ahead).into_values() {
+            if !self.filler.push(frame) {
+                break;
+            }
+        }
+    }
+}
+
+fn raw(frame: &Frame, side_max: u32) -> MediaFrame {
+    let Frame { width, height, rgb, pts_ms } = shrunk(frame, side_max).into_owned();
+    MediaFrame::Raw { width, height, order: PixelOrder::Rgb, pixels: rgb, pts_ms }
+}

@@ -23,6 +23,7 @@ mod serve;
 mod settings;
 mod train;
 mod verify;
+mod watch;
 #[cfg(feature = "nats")]
 mod worker;
 mod world;
@@ -74,6 +75,8 @@ enum Command {
     Worker(worker::Worker),
     /// Asks a question about images or clips.
     Ask(ask::Ask),
+    /// Asks questions about a video, a folder of pictures or a camera, and answers where the meaning changes.
+    Watch(Box<watch::Watch>),
     /// Shows the embeddings of answers or of texts.
     Embed(embed::Embed),
     /// Starts a server, asks it questions about files that come with the program, and shows what comes back.
@@ -145,6 +148,7 @@ impl Command {
             #[cfg(feature = "nats")]
             Self::Worker(worker) => worker.flags(),
             Self::Ask(ask) => ask.source.flags(),
+            Self::Watch(watch) => watch.place.flags(),
             Self::Embed(embed) => embed.source.flags(),
             Self::Job(job) => job.flags(),
             _ => vec![],
@@ -160,6 +164,7 @@ impl Command {
             #[cfg(feature = "nats")]
             Self::Worker(worker) => worker.run(settings),
             Self::Ask(ask) => ask.run(&settings),
+            Self::Watch(watch) => watch.run(&settings),
             Self::Embed(embed) => embed.run(&settings),
             Self::Demo(demo) => demo.run(settings),
             Self::Job(job) => job.run(settings),

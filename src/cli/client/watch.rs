@@ -177,7 +177,7 @@ impl Caller {
                 Some(call) => self.converse(call).await,
                 None => match self.dial().await {
                     Ok(call) => self.converse(call).await,
-                    Err(error) => broken(error),
+                    Err(error) => after(error),
                 },
             };
             let error = match outcome {
@@ -189,15 +189,15 @@ impl Caller {
             if self.conversation.begun() > began {
                 broken = None;
             }
-            let (since, after) = *broken.get_or_insert((Instant::now(), ATTEMPT_AFTER));
-            if !self.conversation.can_resume() || since.elapsed() + after > ATTEMPTS_MAX {
+            let (since, pause) = *broken.get_or_insert((Instant::now(), ATTEMPT_AFTER));
+            if !self.conversation.can_resume() || since.elapsed() + pause > ATTEMPTS_MAX {
                 return self.give_up(error).await;
             }
             tokio::select! {
-                () = tokio::time::sleep(after) => {}
+                () = tokio::time::sleep(pause) => {}
                 () = self.event.closed() => return,
             }
-            broken = Some((since, (2 * after).min(ATTEMPT_AFTER_MAX)));
+            broken = Some((since, (2 * pause).min(ATTEMPT_AFTER_MAX)));
         }
     }
 
@@ -238,7 +238,7 @@ impl Caller {
                         }
                     },
                     Ok(None) => return Ok(Hung::Broken(anyhow!("the server ended the call before the session"))),
-                    Err(status) => return broken(Refused(status).into()),
+                    Err(status) => return after(Refused(status).into()),
                 },
                 room = call.outgoing.reserve(), if self.conversation.speaks() => match room {
                     Ok(room) => if let Some(message) = self.conversation.speak() {
@@ -246,7 +246,7 @@ impl Caller {
                     },
                     // The call is over; its status comes by the other direction.
                     Err(_) => match call.incoming.message().await {
-                        Err(status) => return broken(Refused(status).into()),
+                        Err(status) => return after(Refused(status).into()),
                         Ok(Some(message)) => {
                             self.conversation.hear(message)?;
                         }
@@ -289,7 +289,7 @@ impl std::error::Error for Refused {}
 
 /// What is to be done about a call that failed: a refusal stays one, all else may pass. What the transport says of a torn
 /// connection comes as one of these codes.
-fn broken(error: anyhow::Error) -> anyhow::Result<Hung> {
+fn after(error: anyhow::Error) -> anyhow::Result<Hung> {
     const PASSING: [Code; 4] = [Code::Unavailable, Code::Unknown, Code::Cancelled, Code::Internal];
     match error.downcast_ref::<Refused>() {
         Some(Refused(status)) if !PASSING.contains(&status.code()) => Err(error),

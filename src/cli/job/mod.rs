@@ -68,7 +68,7 @@ impl Job {
 }
 
 /// A time such as `500ms`, `30s`, `2m`; a number alone is seconds.
-fn milliseconds(text: &str) -> Result<u64, String> {
+pub(super) fn milliseconds(text: &str) -> Result<u64, String> {
     let digits = text.len() - text.trim_start_matches(|letter: char| letter.is_ascii_digit()).len();
     let (number, unit) = text.split_at(digits);
     let unit_ms = match unit {

@@ -107,10 +107,9 @@ impl Conversation {
             // It could not be looked at any more.
             Input::Frame(_) if self.leaving => return,
             Input::Frame(frame) => convert::frame(frame),
-            Input::Update { query, to } => Message::UpdateQuery(proto::UpdateQuery {
-                query: query as u32,
-                to: Some(convert::query(&to)),
-            }),
+            Input::Update { query, to } => {
+                Message::UpdateQuery(proto::UpdateQuery { query: query as u32, to: Some(convert::query(&to)) })
+            }
             Input::Flush => Message::Flush(proto::WatchFlush {}),
             Input::Speak { query, embedding, range_ms } => convert::speak(query, &embedding, range_ms),
             Input::Stop => Message::Stop(proto::WatchStop {}),

@@ -183,9 +183,9 @@ impl Feed {
         }
     }
 
-    /// Frames that were dropped here, before the session knew of them.
-    pub fn dropped(&self) -> u64 {
-        self.shared.lock().dropped
+    /// Counts what is dropped here.
+    pub fn tally(&self) -> Tally {
+        Tally(self.shared.clone())
     }
 
     /// Ends the reading; what waits may still be taken.
@@ -197,6 +197,16 @@ impl Feed {
         }
         drop(state);
         self.shared.room.notify_all();
+    }
+}
+
+/// How many frames a feed has dropped.
+pub(in crate::cli::watch) struct Tally(Arc<Shared>);
+
+impl Tally {
+    /// Frames that were dropped before the session knew of them.
+    pub fn dropped(&self) -> u64 {
+        self.0.lock().dropped
     }
 }
 
@@ -228,7 +238,16 @@ mod tests {
     fn reading() -> Reading {
         let limits = MediaLimits { bytes_max: 1, pixels_max: 1, frames_max: 1, decode_bytes_max: 1 };
         let stall = Duration::from_secs(5);
-        Reading { fps: 1000.0, side_max: 64, realtime: false, limit_ms: None, stall, drops: None, limits, picture_bytes_max: 1 }
+        Reading {
+            fps: 1000.0,
+            side_max: 64,
+            realtime: false,
+            limit_ms: None,
+            stall,
+            drops: None,
+            limits,
+            picture_bytes_max: 1,
+        }
     }
 
     fn frame(pts_ms: u64) -> MediaFrame {
@@ -253,7 +272,7 @@ mod tests {
         tokio::time::sleep(Duration::from_millis(20)).await;
         assert_eq!(feed.shared.lock().waiting.len(), WAITING_MAX);
         assert_eq!(all(&mut feed).await, (0..50).collect::<Vec<_>>());
-        assert_eq!(feed.dropped(), 0);
+        assert_eq!(feed.tally().dropped(), 0);
         thread.join().expect("it ends");
     }
 
@@ -264,7 +283,7 @@ mod tests {
             assert!((0..10).all(|at| filler.push(frame(at))));
             filler.end(Ok(()));
             assert_eq!(all(&mut feed).await, kept);
-            assert_eq!(feed.dropped(), 10 - kept.len() as u64);
+            assert_eq!(feed.tally().dropped(), 10 - kept.len() as u64);
         }
     }
 
@@ -296,7 +315,7 @@ mod tests {
     async fn frames_that_are_played_come_when_it_is_their_time() {
         let (filler, mut feed) = feed(Drops::Oldest, &Reading { realtime: true, ..reading() });
         std::thread::spawn(move || {
-            (0..4).for_each(|at| drop(filler.push(frame(7_000 + at * 40))));
+            assert!((0..4).all(|at| filler.push(frame(7_000 + at * 40))));
             filler.end(Ok(()));
         });
         let began = Instant::now();

@@ -80,9 +80,8 @@ fn without_secret(url: &str) -> String {
 
 /// All that it is told.
 fn arguments(input: &Input, fps: f64, side_max: u32) -> Vec<OsString> {
-    let scale = format!(
-        "fps={fps},scale=w=min({side_max}\\,iw):h=min({side_max}\\,ih):force_original_aspect_ratio=decrease"
-    );
+    let scale =
+        format!("fps={fps},scale=w=min({side_max}\\,iw):h=min({side_max}\\,ih):force_original_aspect_ratio=decrease");
     let before = ["-hide_banner", "-nostdin", "-loglevel", "error"].map(OsString::from).to_vec();
     let after = ["-map", "0:v:0", "-an", "-sn", "-dn", "-vf", &scale, "-f", "image2pipe", "-c:v", "ppm", "pipe:1"];
     [before, input.options(), after.map(OsString::from).to_vec()].concat()
@@ -114,9 +113,7 @@ pub(super) fn read(input: &Input, filler: &Filler, reading: &Reading) -> anyhow:
         let pts_ms = (pictures as f64 * 1000.0 / reading.fps).round() as u64;
         pictures += 1;
         match ticks.judge(pts_ms) {
-            Verdict::Take => {
-                filler.push(MediaFrame::Raw { width, height, order: PixelOrder::Rgb, pixels, pts_ms })
-            }
+            Verdict::Take => filler.push(MediaFrame::Raw { width, height, order: PixelOrder::Rgb, pixels, pts_ms }),
             Verdict::Skip => filler.is_wanted(),
             Verdict::End => false,
         }

@@ -107,9 +107,10 @@ impl Source {
         match self {
             Self::File(_) | Self::Directory(_) => false,
             Self::Camera(_) => true,
-            Self::Url(url) => !url.split("://").next().is_some_and(|scheme| {
-                RECORDED.iter().any(|recorded| scheme.eq_ignore_ascii_case(recorded))
-            }),
+            Self::Url(url) => !url
+                .split("://")
+                .next()
+                .is_some_and(|scheme| RECORDED.iter().any(|recorded| scheme.eq_ignore_ascii_case(recorded))),
         }
     }
 

@@ -28,3 +28,4 @@ mod train;
 mod verify;
 mod watch_sessions;
 mod watch;
+mod watch_command;

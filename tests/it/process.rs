@@ -32,17 +32,25 @@ pub fn serve(folder: &Path, address: &str, variables: &[(&str, &str)]) -> Comman
 }
 
 impl Process {
-    /// Returns when it listens.
+    /// Serves a tiny bundle; returns when it listens.
     pub fn start(variables: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         bundle(folder.path(), BERT);
+        Self::serving(serve(folder.path(), FREE, variables), folder)
+    }
+
+    /// Serves the bundle in `place`; returns when it listens.
+    pub fn of(place: &Path, variables: &[(&str, &str)]) -> Self {
+        Self::serving(serve(place, FREE, variables), tempfile::tempdir().expect("a folder"))
+    }
+
+    fn serving(mut command: Command, folder: TempDir) -> Self {
         let log = File::create(folder.path().join("log")).expect("a file");
-        let mut command = serve(folder.path(), FREE, variables);
         let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().expect("the binary runs");
         let mut line = String::new();
         let output = child.stdout.take().expect("it is piped");
         BufReader::new(output).read_line(&mut line).expect("UTF-8");
-        let address = line.trim_end().strip_prefix("serving tiny on ").map(str::parse);
+        let address = line.trim_end().split_once(" on ").map(|(_, address)| address.parse());
         Self { address: address.unwrap_or_else(|| panic!("{line:?}")).expect("an address"), child, folder }
     }
 

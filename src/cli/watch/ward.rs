@@ -150,11 +150,12 @@ async fn speak(
 ) -> anyhow::Result<Option<Finished>> {
     let (sender, mut events) = sessions.start(spec, false).await?;
     let mut pieces = pieces.into_iter();
-    let mut stopped = false;
+    // By a signal that comes while words are made; one that came before has done its work.
+    let (mut stopped, mut cut_short) = (false, false);
     let mut asked: Option<Piece> = None;
     loop {
         if asked.is_none() && !stopped {
-            asked = pieces.next().filter(|_| !interrupt.happened());
+            asked = pieces.next().filter(|_| !cut_short);
             let input = match &asked {
                 None => Input::Stop,
                 Some(Piece { query, span, mean }) => {
@@ -167,7 +168,10 @@ async fn speak(
         }
         let event = tokio::select! {
             event = events.next() => event?,
-            () = interrupt.come() => continue,
+            () = interrupt.come() => {
+                cut_short = true;
+                continue;
+            }
         };
         let Some(event) = event else { bail!("the session ended without a last word") };
         match &event.event {

@@ -239,3 +239,150 @@ impl Conversation {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::MediaFrame;
+    use crate::watch::Frame;
+
+    fn frame(seq: u64) -> Input {
+        Input::Frame(Frame { seq, picture: MediaFrame::Encoded { bytes: vec![1], pts_ms: seq } })
+    }
+
+    fn told(event: u64, message: Told) -> proto::WatchResponse {
+        proto::WatchResponse { event, message: Some(message) }
+    }
+
+    fn started(credits: u32, seq: Option<u64>) -> proto::WatchResponse {
+        let resume_token = "secret".into();
+        told(0, Told::Started(proto::WatchStarted { resume_token, credits, seq, ..Default::default() }))
+    }
+
+    fn credit(frames: u32) -> proto::WatchResponse {
+        told(0, Told::Credit(proto::WatchCredit { frames }))
+    }
+
+    fn decode(event: u64) -> proto::WatchResponse {
+        told(event, Told::Decode(proto::DecodeEvent { text: event.to_string(), ..Default::default() }))
+    }
+
+    /// Everything that is said now: the numbers of frames, and what else by its letter.
+    fn said(conversation: &mut Conversation) -> String {
+        let mut said = String::new();
+        while conversation.speaks() {
+            said += &match conversation.speak().and_then(|request| request.message) {
+                Some(Message::Frame(frame)) => frame.seq.to_string(),
+                Some(Message::Ack(ack)) => format!("a{}", ack.event),
+                Some(Message::Flush(_)) => "f".into(),
+                Some(Message::Stop(_)) => "s".into(),
+                other => panic!("{other:?}"),
+            };
+        }
+        said
+    }
+
+    fn begun(credits: u32) -> Conversation {
+        let mut conversation = Conversation::new(proto::WatchStart::default());
+        assert!(!conversation.can_resume());
+        conversation.begin();
+        conversation.take(frame(1));
+        assert!(!conversation.speaks(), "not before the session has begun");
+        conversation.hear(started(credits, None)).expect("sound");
+        assert_eq!(said(&mut conversation), if credits > 0 { "1" } else { "" });
+        conversation
+    }
+
+    fn hear(conversation: &mut Conversation, responses: impl IntoIterator<Item = proto::WatchResponse>) {
+        for response in responses {
+            conversation.hear(response).expect("sound");
+        }
+    }
+
+    #[test]
+    fn frames_take_credits_and_wait_for_more() {
+        let mut one = begun(2);
+        one.take(frame(2));
+        one.take(frame(3));
+        assert_eq!(said(&mut one), "2");
+        one.take(Input::Flush);
+        assert!(!one.wants_input(), "little is held");
+        assert_eq!(said(&mut one), "", "a flush is about the frames before it");
+        hear(&mut one, [credit(1)]);
+        assert_eq!(said(&mut one), "3f");
+        one.take(Input::Stop);
+        assert!(!one.wants_input());
+        one.take(frame(4));
+        assert_eq!(said(&mut one), "s");
+    }
+
+    #[test]
+    fn events_are_told_once_and_acknowledged() {
+        let mut one = begun(2);
+        hear(&mut one, [decode(1), decode(2), decode(2), decode(1)]);
+        assert_eq!(said(&mut one), "a2");
+        let numbers: Vec<u64> = std::iter::from_fn(|| one.tell().map(|event| event.number)).collect();
+        assert_eq!(numbers, [1, 2]);
+        let Some(Message::Start(start)) = one.begin().message else { panic!("a start") };
+        assert_eq!((&*start.resume_token, start.resume_after), ("secret", 2));
+        hear(&mut one, [started(2, Some(1)), decode(2), decode(3)]);
+        assert_eq!(one.tell().map(|event| event.number), Some(3));
+        assert!(one.tell().is_none());
+    }
+
+    #[test]
+    fn what_was_lost_is_said_again_in_its_order() {
+        let mut one = begun(4);
+        for input in [frame(2), Input::Flush, frame(3)] {
+            one.take(input);
+            said(&mut one);
+        }
+        one.begin();
+        one.take(Input::Stop);
+        assert_eq!(said(&mut one), "", "not before the session is taken up");
+        hear(&mut one, [started(2, Some(1))]);
+        assert_eq!(said(&mut one), "2f3s");
+        // Nothing had come at all, and then everything.
+        one.begin();
+        hear(&mut one, [started(4, None)]);
+        assert_eq!(said(&mut one), "2f3s", "what had come before does not go away");
+        one.begin();
+        hear(&mut one, [started(4, Some(3))]);
+        assert_eq!(said(&mut one), "s");
+        assert_eq!(one.begun(), 4);
+    }
+
+    #[test]
+    fn what_has_come_for_certain_is_not_held() {
+        let mut one = begun(2);
+        for seq in 2..50 {
+            one.take(frame(seq));
+            hear(&mut one, [credit(1)]);
+            said(&mut one);
+        }
+        assert_eq!(one.uncertain.len(), 2);
+    }
+
+    #[test]
+    fn a_server_that_leaves_is_sent_nothing_more() {
+        let mut one = begun(1);
+        one.take(frame(2));
+        hear(&mut one, [told(0, Told::GoAway(proto::GoAway::default()))]);
+        assert_eq!(said(&mut one), "s");
+        assert!(!one.wants_input());
+        let last = one.hear(told(3, Told::Finished(proto::WatchFinished::default()))).expect("sound");
+        let Heard::Last(finished) = last else { panic!("the last word") };
+        one.finish(finished);
+        assert!(matches!(one.tell().expect("an event").event, Event::Finished(_)));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_a_fault() {
+        let mut one = begun(1);
+        assert!(one.hear(started(1, None)).is_err(), "twice in one call");
+        assert!(one.hear(proto::WatchResponse::default()).is_err());
+        let torn = proto::Embedding { dimensions: 3, ..Default::default() };
+        let torn = proto::EmbeddingEvent { embedding: Some(torn), ..Default::default() };
+        assert!(one.hear(told(1, Told::Embedding(torn))).is_err());
+    }
+}

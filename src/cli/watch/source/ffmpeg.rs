@@ -19,6 +19,8 @@ use crate::engine::{MediaFrame, PixelOrder};
 
 /// How long it may take to end once it has written its last picture.
 const ENDING: Duration = Duration::from_secs(5);
+/// How long its last complaints are waited for.
+const HEARING: Duration = Duration::from_millis(500);
 /// What is kept of its complaints, bytes, and how many lines of them are told.
 const COMPLAINT_BYTES: usize = 4096;
 const COMPLAINT_LINES: usize = 4;
@@ -107,7 +109,7 @@ pub(super) fn read(input: &Input, filler: &Filler, reading: &Reading) -> anyhow:
     let complaints = Complaints::default();
     let listener = complaints.clone();
     let listening = std::thread::Builder::new().name("complaints".into()).spawn(move || listener.hear(errors));
-    listening.context("no thread to hear ffmpeg")?;
+    let listening = listening.context("no thread to hear ffmpeg")?;
     let (mut pictures, mut ticks) = (0u64, reading.ticks());
     let outcome = pictures_of(BufReader::with_capacity(1 << 16, output), reading.side_max, |width, height, pixels| {
         let pts_ms = (pictures as f64 * 1000.0 / reading.fps).round() as u64;
@@ -123,6 +125,8 @@ pub(super) fn read(input: &Input, filler: &Filler, reading: &Reading) -> anyhow:
         _ => text,
     };
     let told = |what: &str| {
+        // What it said last may still be on its way; a process that it began may hold the pipe for ever.
+        until(HEARING, || listening.is_finished().then_some(()));
         let complaints = secret(complaints.last());
         let why = if complaints.is_empty() { String::new() } else { format!(": {complaints}") };
         anyhow!("{}: {what}{why}", input.told())
@@ -151,14 +155,22 @@ fn apart(_: &mut Command) {}
 
 /// How it ended; none if it does not.
 fn ended(filler: &Filler) -> Option<ExitStatus> {
+    until(ENDING, || match filler.with_child(|child| child.try_wait()) {
+        Some(Ok(Some(status))) => Some(Some(status)),
+        _ => (!filler.is_wanted()).then_some(None),
+    })?
+}
+
+/// Looks again and again until there is an answer; none if there is none within `bound`.
+fn until<Answer>(bound: Duration, mut look: impl FnMut() -> Option<Answer>) -> Option<Answer> {
     let began = Instant::now();
-    while began.elapsed() < ENDING && filler.is_wanted() {
-        if let Some(Ok(Some(status))) = filler.with_child(|child| child.try_wait()) {
-            return Some(status);
+    loop {
+        let answer = look();
+        if answer.is_some() || began.elapsed() > bound {
+            return answer;
         }
         std::thread::sleep(Duration::from_millis(10));
     }
-    None
 }
 
 /// Why no more pictures are read.

@@ -24,7 +24,7 @@ use crate::settings::{ClientSettings, Flag, Settings};
 
 pub(super) use caller::Caller;
 pub(super) use jobs::{Changes, RemoteJobs};
-pub(super) use watch::{Sender, Sessions};
+pub(super) use watch::{Events, Sender, Sessions};
 
 /// How long a server may be silent: while it is connected to, before it is pinged, and before a ping is answered.
 const SILENCE: Duration = Duration::from_secs(5);

@@ -1,6 +1,8 @@
 //! `vljepa watch` as a person runs it: every kind of source, every output, in this process and on a server; and what
 //! becomes of a process that reads for it.
 
+use std::io::Read;
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -76,7 +78,7 @@ fn a_video_is_told_in_lines_subtitles_events_and_a_chart() {
     let folder = Folder::new();
     let [srt, vtt, jsonl, chart] = ["a.srt", "a.vtt", "a.jsonl", "a.png"].map(|name| folder.file(name));
     let outputs = ["--srt", &srt, "--vtt", &vtt, "--jsonl", &jsonl, "--chart", &chart];
-    let output = watch(&[&[VIDEO, "--ask", QUESTION, "--ask", COLOUR, "--fps", "8"], &outputs[..]].concat());
+    let output = watch(&[&[VIDEO, "--ask", QUESTION, "--ask", COLOUR, "--fps", "1000"], &outputs[..]].concat());
     assert!(output.status.success(), "{output:?}");
     let lines = folder.read("a.jsonl");
     let (seen, spoken) = (events(&lines, "seen"), events(&lines, "spoken"));
@@ -98,8 +100,8 @@ fn a_video_is_told_in_lines_subtitles_events_and_a_chart() {
     assert!(srt.contains("blue\n"), "{srt}");
     assert_eq!(vtt.strip_prefix("WEBVTT\n\n").expect("its first line"), srt.replace(",", "."));
     let last = srt.lines().rev().find(|line| line.contains(" --> ")).expect("a cue");
-    let end_ms = stats["duration_ms"].as_u64().expect("a number");
-    assert!(last.ends_with(&format!(",{:03}", end_ms % 1000)), "{last} {end_ms}");
+    // The stream is shorter than the shortest last cue.
+    assert!(stats["duration_ms"].as_u64() < Some(1000) && last.ends_with("--> 00:00:01,000"), "{last} {stats}");
     assert!(std::fs::read(&chart).expect("a file").starts_with(b"\x89PNG"));
 }
 
@@ -112,7 +114,7 @@ fn every_kind_of_file_is_a_stream() {
     }
     let frames = folder.file("frames");
     let everything = [&asked()[..], &["--fps", "1000", "--jsonl", "-"]].concat();
-    for (source, count) in [(STILL, 1), (CLIP, 16), (VIDEO, 16), (&frames, 4)] {
+    for (source, count) in [(STILL, 1), (CLIP, 8), (VIDEO, 8), (&frames, 4)] {
         let output = watch(&[&[source], &everything[..]].concat());
         assert!(output.status.success(), "{source}: {output:?}");
         let lines = text(&output.stdout);
@@ -129,7 +131,7 @@ fn every_kind_of_file_is_a_stream() {
 #[test]
 fn a_recording_is_cut_when_all_has_been_seen() {
     for (flags, count) in [(&["--segments", "3"][..], 6), (&["--rate", "0.1"], 2)] {
-        let decode = ["--decode", "ward", "--window", "500ms", "--stride", "125ms", "--fps", "8", "--jsonl", "-"];
+        let decode = ["--decode", "ward", "--window", "400ms", "--stride", "100ms", "--fps", "1000", "--jsonl", "-"];
         let output = watch(&[&[VIDEO, "--ask", "word4"], &asked()[..], &decode, flags].concat());
         assert!(output.status.success(), "{output:?}");
         let lines = text(&output.stdout);
@@ -148,21 +150,21 @@ fn a_recording_is_cut_when_all_has_been_seen() {
 #[test]
 fn other_ways_to_decode() {
     let decodes = |arguments: &[&str]| {
-        let small = ["--window", "500ms", "--stride", "125ms", "--fps", "8", "--jsonl", "-"];
+        let small = ["--window", "400ms", "--stride", "100ms", "--fps", "1000", "--jsonl", "-"];
         let output = watch(&[&[VIDEO, "--ask", "word1", "--bundle", tiny()], &small[..], arguments].concat());
         assert!(output.status.success(), "{output:?}");
         let lines = text(&output.stdout);
         (events(&lines, "seen").len(), events(&lines, "spoken"))
     };
     let (seen, spoken) = decodes(&["--decode", "never"]);
-    assert!(seen > 8 && spoken.is_empty(), "{seen} {spoken:?}");
+    assert!(seen > 4 && spoken.is_empty(), "{seen} {spoken:?}");
     let (again, every) = decodes(&["--decode", "uniform", "--every", "1ms"]);
     assert_eq!((again, every.len()), (seen, seen));
     let (_, few) = decodes(&["--decode", "drift", "--threshold", "2", "--choices", "word2,word3"]);
     assert_eq!(few.len(), 1);
     assert_eq!(few[0]["choices"].as_array().map(Vec::len), Some(2));
     let (limited, _) = decodes(&["--limit", "600ms"]);
-    assert!((1..=2).contains(&limited), "{limited}");
+    assert!((1..seen).contains(&limited), "{limited}");
 }
 
 #[test]
@@ -197,7 +199,7 @@ fn a_server_tells_the_same_as_this_process() {
     let both = [["--bundle", tiny()], ["--server", &address]].map(|place| {
         ["drift", "ward", "uniform"].map(|decode| {
             let asked = [VIDEO, "--ask", "word1", "--ask", "word2", "--choices", "", "--choices", "word3,word4"];
-            let how = ["--decode", decode, "--window", "500ms", "--fps", "8", "--jsonl", "-"];
+            let how = ["--decode", decode, "--window", "400ms", "--fps", "1000", "--jsonl", "-"];
             let output = watch(&[&asked[..], &how, &place].concat());
             assert!(output.status.success(), "{output:?}");
             let lines = text(&output.stdout);
@@ -211,6 +213,56 @@ fn a_server_tells_the_same_as_this_process() {
     });
     assert_eq!(both[0], both[1]);
     assert!(both[0].iter().all(|(seen, spoken)| *seen > 0 && !spoken.is_empty()), "{both:?}");
+}
+
+/// Passes connections on to a server; the first ones break after so many bytes of the client each.
+fn breaking(server: SocketAddr, after: &'static [u64]) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    std::thread::spawn(move || {
+        let limits = after.iter().copied().chain(std::iter::repeat(u64::MAX));
+        for (client, limit) in listener.incoming().zip(limits) {
+            let (client, server) = (client.expect("a client"), TcpStream::connect(server).expect("the server"));
+            let pass = |from: &TcpStream, to: &TcpStream, limit: u64| {
+                let (from, to) = (from.try_clone().expect("a handle"), to.try_clone().expect("a handle"));
+                std::thread::spawn(move || {
+                    // That it breaks is the point.
+                    let _ = std::io::copy(&mut (&from).take(limit), &mut &to);
+                    [from, to].map(|end| end.shutdown(Shutdown::Both))
+                })
+            };
+            pass(&client, &server, limit);
+            pass(&server, &client, u64::MAX);
+        }
+    });
+    address
+}
+
+#[test]
+fn a_call_that_breaks_is_taken_up_and_nothing_is_lost_or_told_twice() {
+    let server = Process::of(Path::new(tiny()), &[]);
+    let through = |address: SocketAddr| {
+        let small = ["--window", "400ms", "--stride", "100ms", "--fps", "1000", "--jsonl", "-", "--decode", "uniform"];
+        let asked = [VIDEO, "--every", "200ms", "--ask", "word1", "--choices", "word2,word3"];
+        let output = watch(&[&asked[..], &small, &["--server", &address.to_string()]].concat());
+        assert!(output.status.success(), "{output:?}");
+        let lines = text(&output.stdout);
+        let mut all: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        for one in &mut all {
+            // Only times differ from run to run.
+            let fields = one.as_object_mut().expect("an object");
+            fields.remove("timing_ms");
+            if let Some(stats) = fields.get_mut("stats").and_then(Value::as_object_mut) {
+                stats.retain(|name, _| !name.ends_with("_ms") || name == "duration_ms");
+            }
+        }
+        all
+    };
+    let whole = through(server.address);
+    assert!(whole.len() > 6, "{whole:?}");
+    for after in [&[20_000][..], &[300, 5_000, 40_000, 70_000, 10_000], &[100_000, 500, 60_000]] {
+        assert_eq!(through(breaking(server.address, after)), whole, "{after:?}");
+    }
 }
 
 /// A program called ffmpeg that does what a test wants, before all others on the path.

@@ -33,6 +33,8 @@ const ATTEMPT_AFTER: Duration = Duration::from_millis(100);
 const ATTEMPT_AFTER_MAX: Duration = Duration::from_secs(5);
 /// How long it is attempted; a server keeps a session for a minute unless it is told otherwise.
 const ATTEMPTS_MAX: Duration = Duration::from_secs(90);
+/// How long a server may take to answer that a call has begun.
+const ANSWER: Duration = Duration::from_secs(30);
 /// How long the status is waited for that follows the last event.
 const LAST_WORD: Duration = Duration::from_secs(5);
 
@@ -163,7 +165,8 @@ impl Caller {
         if let Some(authorization) = &self.server.authorization {
             request.metadata_mut().insert("authorization", authorization.clone());
         }
-        let incoming = client.watch(request).await.map_err(Refused)?.into_inner();
+        let answer = tokio::time::timeout(ANSWER, client.watch(request)).await;
+        let incoming = answer.context("server: no answer to the call")?.map_err(Refused)?.into_inner();
         Ok(Call { outgoing, incoming })
     }
 

@@ -7,7 +7,7 @@ use anyhow::ensure;
 use tokio::sync::watch;
 
 use super::source::Feed;
-use crate::cli::client::{Sender, Sessions};
+use crate::cli::client::{Events, Sender, Sessions};
 use crate::cli::serve::ended_by_signal;
 use crate::watch::{Event, Finished, Frame, Input, Spec};
 
@@ -63,11 +63,13 @@ pub(super) async fn watch(
     tell: Tell<'_>,
 ) -> anyhow::Result<Ending> {
     let tally = feed.tally();
-    let (sender, mut events) = sessions.start(spec, want_embeddings).await?;
+    let mut ending = Ending { finished: None, fault: None, unsent: 0 };
+    let Some((sender, mut events)) = begin(sessions, spec, want_embeddings, interrupt).await? else {
+        return Ok(ending);
+    };
     let (stop, stopped) = watch::channel(false);
     let mut sending = std::pin::pin!(send_all(&mut feed, &sender, stopped));
     let mut sent = false;
-    let mut ending = Ending { finished: None, fault: None, unsent: 0 };
     loop {
         tokio::select! {
             event = events.next() => match event? {
@@ -95,6 +97,19 @@ pub(super) async fn watch(
     }
     ending.unsent = tally.dropped();
     Ok(ending)
+}
+
+/// Starts a session; none if a signal comes before it has begun.
+pub(super) async fn begin(
+    sessions: &Sessions,
+    spec: Spec,
+    want_embeddings: bool,
+    interrupt: &mut Interrupt,
+) -> anyhow::Result<Option<(Sender, Events)>> {
+    tokio::select! {
+        started = sessions.start(spec, want_embeddings) => started.map(Some),
+        () = interrupt.come() => Ok(None),
+    }
 }
 
 /// Sends every frame, then that this was all.

@@ -3,7 +3,7 @@
 
 use anyhow::{bail, ensure};
 
-use super::run::{Ending, Interrupt};
+use super::run::{self, Ending, Interrupt};
 use super::show::Shown;
 use super::source::Feed;
 use crate::cli::client::Sessions;
@@ -115,7 +115,7 @@ pub(super) async fn watch(
         }
         shown.tell(event, unsent)
     };
-    let mut ending = super::run::watch(feed, sessions, spec.clone(), true, interrupt, &mut tell).await?;
+    let mut ending = run::watch(feed, sessions, spec.clone(), true, interrupt, &mut tell).await?;
     let pieces = kept.pieces(cut);
     let sound = ending.finished.as_ref().is_some_and(|finished| finished.error.is_none());
     if sound && !pieces.is_empty() {
@@ -148,7 +148,7 @@ async fn speak(
     interrupt: &mut Interrupt,
     tell: &mut dyn FnMut(&Event) -> anyhow::Result<()>,
 ) -> anyhow::Result<Option<Finished>> {
-    let (sender, mut events) = sessions.start(spec, false).await?;
+    let Some((sender, mut events)) = run::begin(sessions, spec, false, interrupt).await? else { return Ok(None) };
     let mut pieces = pieces.into_iter();
     // By a signal that comes while words are made; one that came before has done its work.
     let (mut stopped, mut cut_short) = (false, false);

@@ -145,6 +145,7 @@ pub(super) fn finished(finished: proto::WatchFinished) -> Finished {
         frames_failed: told.frames_failed,
         frames_still: told.frames_still,
         frames_encoded: told.frames_encoded,
+        frames_skipped: told.frames_skipped,
         windows: told.windows,
         windows_repeated: told.windows_repeated,
         embeddings: told.embeddings,

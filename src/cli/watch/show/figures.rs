@@ -15,7 +15,9 @@ pub(super) fn saved(decodes: u64, uniform: u64) -> Option<f64> {
 
 /// All of it on a few lines; `unsent` frames were dropped before the session knew of them.
 pub(super) fn told(stats: &Stats, unsent: u64) -> String {
-    let Stats { frames, frames_still, frames_encoded, frames_failed, windows, windows_repeated, .. } = stats;
+    let Stats {
+        frames, frames_still, frames_encoded, frames_skipped, frames_failed, windows, windows_repeated, ..
+    } = stats;
     let dropped = stats.frames_dropped + unsent;
     let come = frames + unsent;
     let rate = per_minute(stats.decodes, stats.duration_ms);
@@ -25,7 +27,7 @@ pub(super) fn told(stats: &Stats, unsent: u64) -> String {
     let (uniform, embeddings) = (stats.decodes_uniform_1hz, stats.embeddings);
     [
         format!(
-            "frames   {come} in {length}; {frames_still} still, {frames_encoded} encoded, {dropped} dropped, \
+            "frames   {come} in {length}; {frames_still} still, {frames_encoded} encoded, {frames_skipped} skipped, {dropped} dropped, \
              {frames_failed} failed"
         ),
         format!("windows  {windows}, of them {windows_repeated} as before; {embeddings} embeddings"),
@@ -47,7 +49,8 @@ mod tests {
         let stats = Stats {
             frames: 480,
             frames_still: 12,
-            frames_encoded: 465,
+            frames_encoded: 463,
+            frames_skipped: 2,
             frames_dropped: 2,
             frames_failed: 1,
             windows: 237,
@@ -61,7 +64,7 @@ mod tests {
             words_ms: 13.6,
         };
         let told = told(&stats, 20);
-        assert!(told.contains("500 in 00:02:00.000; 12 still, 465 encoded, 22 dropped, 1 failed"), "{told}");
+        assert!(told.contains("500 in 00:02:00.000; 12 still, 463 encoded, 2 skipped, 22 dropped, 1 failed"), "{told}");
         assert!(told.contains("decodes  9, 4.5 a minute; at a uniform 1 Hz 120: 92 % saved"), "{told}");
         assert!(told.contains("vision 812 ms, predictor 120 ms, words 14 ms"), "{told}");
     }

@@ -109,7 +109,8 @@ fn ended(finished: Option<&Finished>) -> Value {
 fn figures(stats: &Stats) -> Value {
     json!({
         "frames": stats.frames, "frames_dropped": stats.frames_dropped, "frames_failed": stats.frames_failed,
-        "frames_still": stats.frames_still, "frames_encoded": stats.frames_encoded, "windows": stats.windows,
+        "frames_still": stats.frames_still, "frames_encoded": stats.frames_encoded,
+        "frames_skipped": stats.frames_skipped, "windows": stats.windows,
         "windows_repeated": stats.windows_repeated, "embeddings": stats.embeddings, "decodes": stats.decodes,
         "decodes_uniform_1hz": stats.decodes_uniform_1hz, "duration_ms": stats.duration_ms,
         "vision_ms": stats.vision_ms, "predictor_ms": stats.predictor_ms, "words_ms": stats.words_ms,

@@ -11,6 +11,9 @@ use super::Output;
 use super::words::{clock_with, one_line};
 use crate::watch::{Event, Finished};
 
+/// The shortest last cue, milliseconds: a stream may end with what is said last, and a picture has no length.
+const LAST_MS_MIN: u64 = 1000;
+
 /// How cues are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Format {
@@ -143,9 +146,9 @@ impl Output for Subtitles {
     }
 
     fn end(&mut self, finished: Option<&Finished>) -> anyhow::Result<()> {
-        let length = finished.map_or(0, |finished| finished.stats.duration_ms);
-        // What was said last is seen, be it for a moment.
-        let end = self.seen_ms.max(length).max(self.timeline.since_ms + 1);
+        // A window may reach beyond the end of the stream.
+        let end = finished.map_or(self.seen_ms, |finished| finished.stats.duration_ms);
+        let end = end.max(self.timeline.since_ms + LAST_MS_MIN);
         let cue = self.timeline.until(end);
         self.write(cue)
     }

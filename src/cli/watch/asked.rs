@@ -140,7 +140,7 @@ impl Asked {
             ensure!(bytes <= max, "--ask has {bytes} bytes, at most {max} are allowed");
             // Drift alone takes no words.
             let manner = if self.decode == Mode::Never { None } else { Some(manner(of(at), settings)?) };
-            Ok(Query { question: question.clone(), manner })
+            Ok(Query { question: question.clone(), manner, held: None })
         };
         self.ask.iter().enumerate().map(query).collect()
     }

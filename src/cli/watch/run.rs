@@ -118,7 +118,7 @@ async fn send_all(feed: &mut Feed, sender: &Sender, mut stopped: watch::Receiver
     let all = async {
         while let Some(picture) = feed.next().await? {
             seq += 1;
-            if sender.send(Input::Frame(Frame { seq, picture })).await.is_err() {
+            if sender.send(Input::Frame(Frame { seq, picture: Ok(picture), held: None })).await.is_err() {
                 return Ok(());
             }
         }

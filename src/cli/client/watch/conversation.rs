@@ -106,7 +106,10 @@ impl Conversation {
         let message = match input {
             // It could not be looked at any more.
             Input::Frame(_) if self.leaving => return,
-            Input::Frame(frame) => convert::frame(frame),
+            Input::Frame(frame) => match convert::frame(frame) {
+                Some(message) => message,
+                None => return,
+            },
             Input::Update { query, to } => {
                 Message::UpdateQuery(proto::UpdateQuery { query: query as u32, to: Some(convert::query(&to)) })
             }
@@ -247,7 +250,7 @@ mod tests {
     use crate::watch::Frame;
 
     fn frame(seq: u64) -> Input {
-        Input::Frame(Frame { seq, picture: MediaFrame::Encoded { bytes: vec![1], pts_ms: seq } })
+        Input::Frame(Frame { seq, picture: Ok(MediaFrame::Encoded { bytes: vec![1], pts_ms: seq }), held: None })
     }
 
     fn told(event: u64, message: Told) -> proto::WatchResponse {

@@ -65,9 +65,10 @@ fn decode(decode: &Decode) -> proto::DecodePolicy {
     }
 }
 
-pub(super) fn frame(frame: Frame) -> Message {
-    let Frame { seq, picture } = frame;
-    let picture = match picture {
+/// None of a picture that there is none of.
+pub(super) fn frame(frame: Frame) -> Option<Message> {
+    let Frame { seq, picture, held: _ } = frame;
+    let picture = match picture.ok()? {
         MediaFrame::Encoded { bytes, pts_ms } => {
             proto::Frame { data: bytes, format: proto::FrameFormat::Encoded.into(), width: 0, height: 0, pts_ms }
         }
@@ -80,7 +81,7 @@ pub(super) fn frame(frame: Frame) -> Message {
             proto::Frame { data: pixels, format: format.into(), width, height, pts_ms }
         }
     };
-    Message::Frame(proto::WatchFrame { seq, frame: Some(picture) })
+    Some(Message::Frame(proto::WatchFrame { seq, frame: Some(picture) }))
 }
 
 pub(super) fn speak(query: usize, embedding: &Embedding, range_ms: [u64; 2]) -> Message {

@@ -76,7 +76,7 @@ impl Filler {
     pub fn push(&self, frame: MediaFrame) -> bool {
         let due = {
             let mut pacer = self.pacer.lock().unwrap_or_else(PoisonError::into_inner);
-            pacer.as_mut().map(|pacer| pacer.due(pts_ms(&frame)))
+            pacer.as_mut().map(|pacer| pacer.due(frame.pts_ms()))
         };
         let mut state = self.shared.lock();
         while let Some(left) = due.map(|due| due.saturating_duration_since(Instant::now()))
@@ -223,13 +223,6 @@ fn end(child: &mut Child) {
     let _ = child.wait();
 }
 
-/// When a frame is shown, milliseconds.
-pub(in crate::cli::watch) fn pts_ms(frame: &MediaFrame) -> u64 {
-    match frame {
-        MediaFrame::Encoded { pts_ms, .. } | MediaFrame::Raw { pts_ms, .. } => *pts_ms,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -257,7 +250,7 @@ mod tests {
     async fn all(feed: &mut Feed) -> Vec<u64> {
         let mut times = vec![];
         while let Some(frame) = feed.next().await.expect("no fault") {
-            times.push(pts_ms(&frame));
+            times.push(frame.pts_ms());
         }
         times
     }
@@ -292,7 +285,7 @@ mod tests {
         let (filler, mut feed) = feed(Drops::Wait, &reading());
         filler.push(frame(3));
         filler.end(Err(anyhow::anyhow!("torn")));
-        assert_eq!(pts_ms(&feed.next().await.expect("a frame").expect("a frame")), 3);
+        assert_eq!(feed.next().await.expect("a frame").expect("a frame").pts_ms(), 3);
         assert_eq!(feed.next().await.expect_err("a fault").to_string(), "torn");
         assert!(feed.next().await.expect("the end").is_none());
         let (filler, mut feed) = super::feed(Drops::Wait, &reading());

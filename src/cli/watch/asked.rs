@@ -37,6 +37,9 @@ pub(super) struct Asked {
     /// not wait for calm.
     #[arg(long, value_name = "X")]
     calm: Option<f64>,
+    /// drift: time after which words are made of a change although the stream is not calm.
+    #[arg(long, value_name = "TIME", value_parser = time_or_zero)]
+    unsettled_max: Option<u64>,
     /// drift: weight of the past in what is compared, 0 to 0.99.
     #[arg(long, value_name = "X")]
     smoothing: Option<f64>,
@@ -111,6 +114,7 @@ impl Asked {
         let flags = [
             ("--threshold", Mode::Drift, self.threshold.is_some()),
             ("--calm", Mode::Drift, self.calm.is_some()),
+            ("--unsettled-max", Mode::Drift, self.unsettled_max.is_some()),
             ("--smoothing", Mode::Drift, self.smoothing.is_some()),
             ("--gap-min", Mode::Drift, self.gap_min.is_some()),
             ("--silence-max", Mode::Drift, self.silence_max.is_some()),
@@ -164,6 +168,7 @@ impl Asked {
         let policy = Policy {
             threshold: self.threshold.unwrap_or(usual.threshold),
             calm: self.calm.map_or(usual.calm, |calm| Some(calm).filter(|&calm| calm != 0.0)),
+            unsettled_max_ms: self.unsettled_max.unwrap_or(usual.unsettled_max_ms),
             smoothing: self.smoothing.unwrap_or(usual.smoothing),
             gap_min_ms: self.gap_min.unwrap_or(usual.gap_min_ms),
             silence_max_ms: self.silence_max.map_or(usual.silence_max_ms, |time| Some(time).filter(|&time| time > 0)),

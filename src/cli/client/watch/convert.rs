@@ -57,6 +57,7 @@ fn decode(decode: &Decode) -> proto::DecodePolicy {
             threshold: Some(policy.threshold),
             calm: Some(policy.calm.unwrap_or(0.0)),
             smoothing: Some(policy.smoothing),
+            unsettled_max_ms: Some(policy.unsettled_max_ms),
             gap_min_ms: Some(policy.gap_min_ms),
             silence_max_ms: Some(policy.silence_max_ms.unwrap_or(0)),
             per_minute_max: Some(policy.per_minute_max.unwrap_or(0)),

@@ -114,7 +114,7 @@ fn every_kind_of_file_is_a_stream() {
     }
     let frames = folder.file("frames");
     let everything = [&asked()[..], &["--fps", "1000", "--jsonl", "-"]].concat();
-    for (source, count) in [(STILL, 1), (CLIP, 8), (VIDEO, 8), (&frames, 4)] {
+    for (source, count) in [(STILL, 1), (CLIP, 8), (VIDEO, 8), (&*frames, 4)] {
         let output = watch(&[&[source], &everything[..]].concat());
         assert!(output.status.success(), "{source}: {output:?}");
         let lines = text(&output.stdout);
@@ -123,7 +123,7 @@ fn every_kind_of_file_is_a_stream() {
         assert!(!events(&lines, "spoken").is_empty(), "{source}: {lines}");
     }
     // Four frames that are the same: one is looked at.
-    let output = watch(&[&asked()[..], &[&frames, "--jsonl", "-", "--window", "500ms"]].concat());
+    let output = watch(&[&asked()[..], &[&*frames, "--jsonl", "-", "--window", "500ms"]].concat());
     let stats = &events(&text(&output.stdout), "finished")[0]["stats"];
     assert_eq!((&stats["frames_still"], &stats["decodes"]), (&3.into(), &1.into()), "{output:?}");
 }
@@ -179,7 +179,7 @@ fn what_cannot_be_watched_is_told_before_anything_is_computed() {
         (&[VIDEO, "--ask", "a", "--side", "1"], "--side is 1, must be 16 to 4096 pixels"),
         (&[VIDEO, "--ask", ""], "--ask is empty"),
         (&[VIDEO, "--ask", "a", "--srt", "/nowhere/a.srt"], "--srt /nowhere/a.srt: No such file"),
-        (&[&film_path, "--ask", "a", "--srt", &film_path], "is SOURCE as well"),
+        (&[&*film_path, "--ask", "a", "--srt", &film_path], "is SOURCE as well"),
         (&[VIDEO, "--ask", "a", "--server", "127.0.0.1:1"], "--server 127.0.0.1:1"),
     ] {
         let output = watch(arguments);
@@ -196,7 +196,7 @@ fn what_cannot_be_watched_is_told_before_anything_is_computed() {
 fn a_server_tells_the_same_as_this_process() {
     let server = Process::of(Path::new(tiny()), &[]);
     let address = server.address.to_string();
-    let both = [["--bundle", tiny()], ["--server", &address]].map(|place| {
+    let both = [["--bundle", tiny()], ["--server", &*address]].map(|place| {
         ["drift", "ward", "uniform"].map(|decode| {
             let asked = [VIDEO, "--ask", "word1", "--ask", "word2", "--choices", "", "--choices", "word3,word4"];
             let how = ["--decode", decode, "--window", "400ms", "--fps", "1000", "--jsonl", "-"];
@@ -378,7 +378,7 @@ fn without_ffmpeg_it_is_said_what_to_install() {
     let path = folder.0.path().to_str().expect("a plain path");
     std::fs::write(folder.file("film.mkv"), b"\x1A\x45\xDF\xA3rest").expect("a file");
     let file = folder.file("film.mkv");
-    for source in ["rtsp://h/", &file] {
+    for source in ["rtsp://h/", &*file] {
         let output = watch_with(path, &[source]).wait_with_output().expect("it ends");
         let error = text(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{error}");
@@ -401,7 +401,7 @@ fn the_true_ffmpeg_reads_what_this_program_does_not() {
         .stdin(Stdio::null())
         .status();
     assert!(made.expect("it runs").success());
-    let output = watch(&[&asked()[..], &[&film, "--jsonl", "-"]].concat());
+    let output = watch(&[&asked()[..], &[&*film, "--jsonl", "-"]].concat());
     assert!(output.status.success(), "{output:?}");
     let stats = &events(&text(&output.stdout), "finished")[0]["stats"];
     assert!((11..=13).contains(&stats["frames"].as_u64().expect("a number")), "{stats}");

@@ -119,6 +119,9 @@ impl Filler {
             end(&mut child);
         }
         state.child = Some(child);
+        drop(state);
+        // Whoever waits already has patience from now on.
+        self.shared.filled.notify_one();
     }
 
     /// Looks after that process.
@@ -302,6 +305,23 @@ mod tests {
             drop(feed);
             assert_eq!(thread.join().expect("it ends"), if realtime { 1 } else { WAITING_MAX });
         }
+    }
+
+    #[tokio::test]
+    async fn a_process_that_brings_nothing_is_ended_though_it_came_late() {
+        let (filler, mut feed) = feed(Drops::Wait, &Reading { stall: Duration::from_millis(200), ..reading() });
+        let thread = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(50));
+            filler.leave(std::process::Command::new("sleep").arg("60").spawn().expect("it runs"));
+            while filler.is_wanted() {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            filler.with_child(|child| child.try_wait())
+        });
+        let outcome = tokio::time::timeout(Duration::from_secs(20), feed.next()).await.expect("in time");
+        assert!(outcome.expect_err("nothing came").to_string().contains("brought no frame for 0.2 s"));
+        let ended = thread.join().expect("it ends").expect("a process").expect("ours");
+        assert!(ended.is_some_and(|status| !status.success()), "{ended:?}");
     }
 
     #[tokio::test]

@@ -188,12 +188,9 @@ impl Conversation {
                 self.leave();
                 return Ok(Heard::Word);
             }
-            Told::Finished(finished) => {
-                self.heard = self.heard.max(response.event);
-                return Ok(Heard::Last(convert::finished(finished)));
-            }
-            Told::Embedding(seen) => Event::Seen(convert::seen(seen)?),
-            Told::Decode(spoken) => Event::Spoken(convert::spoken(spoken)),
+            Told::Finished(finished) => return Ok(Heard::Last(convert::finished(finished))),
+            Told::Embedding(seen) => self.known(seen.query).and_then(|()| convert::seen(seen)).map(Event::Seen)?,
+            Told::Decode(spoken) => self.known(spoken.query).map(|()| Event::Spoken(convert::spoken(spoken)))?,
             Told::Drop(notice) => Event::Dropped(convert::dropped(notice)),
             Told::FrameError(failed) => Event::Failed(convert::failed(failed)),
         };
@@ -203,6 +200,13 @@ impl Conversation {
             self.told.push_back(Arc::new(Numbered { number: response.event, event }));
         }
         Ok(Heard::Word)
+    }
+
+    /// Whoever hears of a query looks it up: there must be one of that number.
+    fn known(&self, query: u32) -> anyhow::Result<()> {
+        let queries = self.start.queries.len();
+        ensure!((query as usize) < queries, "server: tells of query {query}, there are {queries}");
+        Ok(())
     }
 
     /// The session is over.
@@ -286,7 +290,8 @@ mod tests {
     }
 
     fn begun(credits: u32) -> Conversation {
-        let mut conversation = Conversation::new(proto::WatchStart::default());
+        let queries = vec![proto::WatchQuery::default()];
+        let mut conversation = Conversation::new(proto::WatchStart { queries, ..Default::default() });
         assert!(!conversation.can_resume());
         conversation.begin();
         conversation.take(frame(1));
@@ -384,6 +389,8 @@ mod tests {
         let mut one = begun(1);
         assert!(one.hear(started(1, None)).is_err(), "twice in one call");
         assert!(one.hear(proto::WatchResponse::default()).is_err());
+        let other = proto::DecodeEvent { query: u32::MAX, ..Default::default() };
+        assert!(one.hear(told(1, Told::Decode(other))).is_err(), "no such query");
         let torn = proto::Embedding { dimensions: 3, ..Default::default() };
         let torn = proto::EmbeddingEvent { embedding: Some(torn), ..Default::default() };
         assert!(one.hear(told(1, Told::Embedding(torn))).is_err());

@@ -28,7 +28,9 @@ pub(super) struct Picture {
 impl Picture {
     pub fn create(path: &Path, questions: &[String], source: &str) -> anyhow::Result<Self> {
         let drifts = vec![vec![]; questions.len()];
-        let questions = questions.iter().map(|question| beginning(&one_line(question), LEGEND)).collect();
+        // The chart's letters have no ellipsis.
+        let label = |question: &String| beginning(&one_line(question), LEGEND).replace('…', "..");
+        let questions = questions.iter().map(label).collect();
         Ok(Self { file: File::create(path)?, title: one_line(source), questions, drifts, decodes: vec![] })
     }
 

@@ -9,10 +9,10 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::figures::{per_minute, saved, told};
 use super::words::{beginning, clock, one_line, sparkline};
-use crate::watch::{Event, Finished, FrameFailed, Seen, Spoken};
+use crate::watch::{Event, Finished, FrameFailed, Seen, Spoken, Trigger};
 
 /// Drifts in the row of bars.
-const BARS: usize = 24;
+const BARS: usize = 16;
 /// The drift of a full bar while nothing is larger.
 const FULL: f64 = 0.2;
 /// Characters of a question beside its answer, and of an answer in the line that changes.
@@ -83,7 +83,8 @@ impl Screen {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
-        if let Some(finished) = finished {
+        // Of nothing there are no figures.
+        if let Some(finished) = finished.filter(|finished| finished.stats.frames > 0) {
             eprintln!("{}", told(&finished.stats, unsent));
         }
     }
@@ -115,8 +116,12 @@ fn line(questions: &[String], spoken: &Spoken) -> String {
             format!("{}  ", beginning(question, QUESTION))
         }
     };
-    let (time, text) = (clock(spoken.segment.ms[0]), one_line(&spoken.text));
-    format!("{time}  {asked}{text}   (drift {:.2})", spoken.drift)
+    let drift = match spoken.trigger {
+        // Nothing drifted: somebody brought the embedding.
+        Trigger::Speak => String::new(),
+        _ => format!("   (drift {:.2})", spoken.drift),
+    };
+    format!("{}  {asked}{}{drift}", clock(spoken.segment.ms[0]), one_line(&spoken.text))
 }
 
 impl State {
@@ -145,7 +150,7 @@ impl State {
         let uniform = self.now_ms / 1000 * self.answers.len() as u64;
         let saved = saved(self.decodes, uniform).map_or_else(String::new, |saved| format!(", {saved:.0} % saved"));
         let rate = per_minute(self.decodes, self.now_ms);
-        let mut line = format!("{}  {bars:>BARS$} {drift:.2}  {rate:.1} decodes/min{saved}", clock(self.now_ms));
+        let mut line = format!("{}  {bars:>BARS$} {drift:.2}  {rate:.1}/min{saved}", clock(self.now_ms));
         for (count, what) in [(self.dropped + self.unsent, "dropped"), (self.failed, "failed")] {
             if count > 0 {
                 line += &format!(", {count} {what}");
@@ -163,7 +168,7 @@ mod tests {
     use super::*;
     use crate::embedding::{Embedding, Space};
     use crate::engine::Timing;
-    use crate::watch::{Span, Trigger};
+    use crate::watch::Span;
 
     fn seen(query: usize, end_ms: u64, drift: f64) -> Seen {
         let embedding = Embedding { values: vec![], space: Space::from_bytes([0; 8]) };
@@ -190,6 +195,8 @@ mod tests {
         let two = ["what?".to_owned(), "x".repeat(50)];
         let told = line(&two, &spoken(1, "a"));
         assert_eq!(told, format!("00:01:23.500  {}…  a   (drift 0.41)", "x".repeat(QUESTION)));
+        let cut = Spoken { trigger: Trigger::Speak, ..spoken(0, "a") };
+        assert_eq!(line(&one, &cut), "00:01:23.500  a");
     }
 
     #[test]
@@ -203,7 +210,7 @@ mod tests {
         state.dropped = 5;
         assert_eq!(state.drifts.len(), BARS);
         let bars = "█".repeat(BARS);
-        let told = format!("00:01:00.000  {bars} 0.20  3.0 decodes/min, 98 % saved, 7 dropped | blue");
+        let told = format!("00:01:00.000  {bars} 0.20  3.0/min, 98 % saved, 7 dropped | blue");
         assert_eq!(state.line(), told);
     }
 }

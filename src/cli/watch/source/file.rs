@@ -102,3 +102,65 @@ fn raw(frame: &Frame, side_max: u32) -> MediaFrame {
     let Frame { width, height, rgb, pts_ms } = shrunk(frame, side_max).into_owned();
     MediaFrame::Raw { width, height, order: PixelOrder::Rgb, pixels: rgb, pts_ms }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::feed;
+    use super::*;
+    use crate::input::MediaLimits;
+    use crate::watch::Drops;
+
+    fn reading(fps: f64) -> Reading {
+        let limits = MediaLimits { bytes_max: 1 << 24, pixels_max: 1 << 24, frames_max: 64, decode_bytes_max: 1 << 28 };
+        let stall = Duration::from_secs(5);
+        Reading { fps, side_max: 20, realtime: false, limit_ms: None, stall, drops: None, limits, picture_bytes_max: 1 }
+    }
+
+    /// The times and longer sides of all frames of a file, and how it ended.
+    async fn read_all(name: &str, reading: Reading) -> (Vec<(u64, u32)>, Result<(), Fault>) {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/media").join(name);
+        let (filler, mut feed) = feed::feed(Drops::Wait, &reading);
+        let thread = std::thread::spawn(move || {
+            let outcome = read(&file, &filler, &reading);
+            filler.end(Ok(()));
+            outcome
+        });
+        let mut frames = vec![];
+        while let Some(frame) = feed.next().await.expect("no fault") {
+            let MediaFrame::Raw { width, height, pts_ms, .. } = frame else { panic!("a raw frame") };
+            frames.push((pts_ms, width.max(height)));
+        }
+        (frames, thread.join().expect("it ends"))
+    }
+
+    #[tokio::test]
+    async fn frames_come_in_the_order_in_which_they_are_shown_and_small() {
+        for name in ["plain.mp4", "reordered.mp4", "fragmented.mp4", "rotated.mp4", "animated.gif", "colour.png"] {
+            let bytes = std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/media").join(name));
+            let bytes = bytes.expect("a file");
+            let limits = reading(1000.0).limits;
+            let footage = Footage::open(&bytes, &limits, &mut |_| true).expect("sound");
+            let (frames, outcome) = read_all(name, reading(1000.0)).await;
+            assert!(outcome.is_ok(), "{name}: {outcome:?}");
+            assert_eq!(frames.iter().map(|frame| frame.0).collect::<Vec<_>>(), footage.times(), "{name}");
+            assert!(frames.iter().all(|frame| frame.1 <= 20), "{name}: {frames:?}");
+            let (fewer, _) = read_all(name, reading(2.0)).await;
+            assert!(fewer.len() <= frames.len() && fewer[0] == frames[0], "{name}: {fewer:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_read_here_may_be_read_elsewhere() {
+        for name in ["xhevc.mp4", "xtext.jpg", "xempty.jpg", "xcut_colour.png"] {
+            let (frames, outcome) = read_all(name, reading(4.0)).await;
+            assert!(frames.is_empty() && matches!(outcome, Err(Fault::Foreign(_))), "{name}: {outcome:?}");
+        }
+        let mut small = reading(4.0);
+        small.limits.bytes_max = 10;
+        let (_, outcome) = read_all("plain.mp4", small).await;
+        let Err(Fault::Foreign(error)) = outcome else { panic!("too large: {outcome:?}") };
+        assert!(error.to_string().contains("at most 10 are held (uploads.bytes_max)"), "{error}");
+    }
+}

@@ -8,12 +8,6 @@ use std::collections::VecDeque;
 use super::policy::{Policy, Reference};
 use super::{cosine_distance, widened};
 
-impl Default for Policy {
-    fn default() -> Self {
-        Self { threshold: 0.3, calm: None, smoothing: 0.0, gap_min_ms: 0, silence_max_ms: None, per_minute_max: None }
-    }
-}
-
 /// Why an embedding becomes words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Trigger {

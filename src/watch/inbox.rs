@@ -86,7 +86,7 @@ impl Inbox {
             self.granted += 1;
             return Ok(());
         }
-        let bytes = frame.picture.bytes();
+        let bytes = frame.bytes();
         match self.drops {
             Drops::Wait if self.sent >= self.granted || !self.holds(bytes) => {
                 return Err((Unsent::Full, Input::Frame(frame)));
@@ -123,8 +123,8 @@ impl Inbox {
         let oldest = self.waiting.iter().position(|waiting| matches!(waiting, Input::Frame(_)));
         if let Some(Input::Frame(frame)) = oldest.and_then(|at| self.waiting.remove(at)) {
             self.frames -= 1;
-            self.bytes -= frame.picture.bytes();
-            self.note([frame.seq, frame.picture.pts_ms()], DropReason::Behind);
+            self.bytes -= frame.bytes();
+            self.note([frame.seq, frame.pts_ms()], DropReason::Behind);
         }
     }
 
@@ -146,8 +146,8 @@ impl Inbox {
         match &next {
             Input::Frame(frame) => {
                 self.frames -= 1;
-                self.bytes -= frame.picture.bytes();
-                self.under_way.push_back([frame.seq, frame.picture.pts_ms()]);
+                self.bytes -= frame.bytes();
+                self.under_way.push_back([frame.seq, frame.pts_ms()]);
             }
             Input::Stop => {}
             Input::Update { .. } | Input::Flush | Input::Speak { .. } => self.requests -= 1,
@@ -177,7 +177,7 @@ impl Inbox {
     pub fn end(&mut self) -> Option<Dropped> {
         self.closed = true;
         let waiting = std::mem::take(&mut self.waiting).into_iter().filter_map(|waiting| match waiting {
-            Input::Frame(frame) => Some([frame.seq, frame.picture.pts_ms()]),
+            Input::Frame(frame) => Some([frame.seq, frame.pts_ms()]),
             _ => None,
         });
         let left: Vec<[u64; 2]> = std::mem::take(&mut self.under_way).into_iter().chain(waiting).collect();

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::event::{Event, Finished, FrameFailed, Seen, Span, Stats, Trigger};
 use super::seen;
 use super::shared::Shared;
-use super::spec::{Decode, Spec};
+use super::spec::{Decode, Held, Spec};
 use super::standing::Standing;
 use super::still::is_still;
 use super::task::Ready;
@@ -41,6 +41,8 @@ struct Posed {
     version: u64,
     /// When it is put into words.
     standing: Standing,
+    /// Let go with it.
+    _held: Held,
 }
 
 /// How one session asks its engine.

@@ -7,7 +7,7 @@
 //!
 //! The rules are plain structs, tested as tables: `inbox` what waits, `still` which frames are the same, `windows` which of
 //! them belong together, `standing` when there are words, `outbox` what has been told. `session` is the hand that callers
-//! have on a session, `task` what runs, `looker` what is done in order.
+//! have on a session, `task` what runs, `looker` what is done in order. [`Sessions`] are all sessions of a server.
 
 mod event;
 mod inbox;
@@ -15,8 +15,8 @@ mod looker;
 mod outbox;
 pub mod seen;
 mod session;
-mod shared;
 mod sessions;
+mod shared;
 mod spec;
 mod standing;
 mod still;
@@ -26,4 +26,4 @@ mod windows;
 pub use event::{DropReason, Dropped, Event, Finished, FrameFailed, Numbered, Seen, Span, Spoken, Stats, Trigger};
 pub use session::{Ended, Session, Unsent};
 pub use sessions::{Attached, Counted, Sessions, Token};
-pub use spec::{Decode, Drops, Frame, Held, Input, Query, Spec, View};
+pub use spec::{Decode, Drops, Frame, Held, Input, Query, Spec, Unusable, View};

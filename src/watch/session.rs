@@ -82,7 +82,7 @@ impl Session {
 
     /// Whether nothing will be computed any more: the last event is among those that are kept, or has been acknowledged.
     pub fn is_over(&self) -> bool {
-        unimplemented!("by the branch of sessions")
+        self.0.shared.look(|state| state.outbox.is_over())
     }
 
     /// How many frames may have been sent in all, duplicates included: what was granted at the start and what was given

@@ -85,10 +85,36 @@ pub enum Drops {
 pub struct Frame {
     /// Its number; one that is not above all before it is a duplicate and ignored.
     pub seq: u64,
-    /// The picture, with its time, which must not fall; or why it is none, which is told when its turn has come.
-    pub picture: Result<MediaFrame, EngineError>,
+    /// The picture, with its time, which must not fall; or what came instead of one, which is told when its turn has come.
+    pub picture: Result<MediaFrame, Unusable>,
     /// Dropped with the picture's bytes.
     pub held: Held,
+}
+
+/// What came instead of a picture.
+#[derive(Debug, Clone)]
+pub struct Unusable {
+    /// When it would be shown, milliseconds.
+    pub pts_ms: u64,
+    /// What is wrong with it.
+    pub error: EngineError,
+}
+
+impl Frame {
+    /// A frame of which nobody counts the bytes.
+    pub fn new(seq: u64, picture: MediaFrame) -> Self {
+        Self { seq, picture: Ok(picture), held: None }
+    }
+
+    /// When it is shown, milliseconds.
+    pub fn pts_ms(&self) -> u64 {
+        self.picture.as_ref().map_or_else(|unusable| unusable.pts_ms, MediaFrame::pts_ms)
+    }
+
+    /// What its picture takes as it came, bytes; nothing where there is none.
+    pub fn bytes(&self) -> usize {
+        self.picture.as_ref().map_or(0, MediaFrame::bytes)
+    }
 }
 
 /// What is sent to a session.

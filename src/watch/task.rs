@@ -8,7 +8,7 @@ use tokio::sync::mpsc::{self, Receiver, Sender};
 use super::event::{Finished, Stats};
 use super::looker::Looker;
 use super::shared::Shared;
-use super::spec::{Drops, Input};
+use super::spec::{Drops, Frame, Input};
 use crate::engine::{EngineError, Fitted};
 use crate::settings::WatchSettings;
 
@@ -67,7 +67,14 @@ async fn fit(fitter: super::looker::Fitter, shared: &Shared, given: Sender<Ready
         // Before anything is taken: what waits may still be dropped, what is under way not.
         let Ok(place) = given.reserve().await else { return std::future::pending().await };
         let ready = match shared.when(|state| state.inbox.take()).await {
-            Input::Frame(frame) => Ready::Frame { seq: frame.seq, fitted: fitter.fit(frame.picture).await },
+            // What is held for its bytes is let go with them, when it fits.
+            Input::Frame(Frame { seq, picture, held: _held }) => Ready::Frame {
+                seq,
+                fitted: match picture {
+                    Ok(picture) => fitter.fit(picture).await,
+                    Err(unusable) => Err(unusable.error),
+                },
+            },
             request => Ready::Request(request),
         };
         place.send(ready);

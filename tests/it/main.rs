@@ -26,6 +26,6 @@ mod settings;
 mod tiny;
 mod train;
 mod verify;
-mod watch_sessions;
 mod watch;
 mod watch_command;
+mod watch_sessions;

@@ -40,7 +40,7 @@ fn greedy() -> Manner {
 }
 
 fn query(question: &str, manner: Option<Manner>) -> Query {
-    Query { question: question.into(), manner }
+    Query { question: question.into(), manner, held: None }
 }
 
 /// Changes are seen at once and in every distance.
@@ -60,7 +60,7 @@ fn picture(scene: u8, pts_ms: u64) -> MediaFrame {
 }
 
 fn frame(seq: u64, scene: u8, pts_ms: u64) -> Input {
-    Input::Frame(Frame { seq, picture: picture(scene, pts_ms) })
+    Input::Frame(Frame::new(seq, picture(scene, pts_ms)))
 }
 
 async fn session(engine: &Engine, spec: Spec) -> Session {
@@ -188,8 +188,8 @@ fn mixed() -> Vec<Input> {
     inputs.insert(25, Input::Update { query: 1, to: query("word8", Some(greedy())) });
     inputs.insert(20, Input::Update { query: 2, to: query("word9 word1", Some(choose())) });
     inputs.insert(12, frame(3, 9, 1));
-    inputs.insert(8, Input::Frame(Frame { seq: 7, picture: MediaFrame::Encoded { bytes: vec![1, 2, 3], pts_ms: 0 } }));
-    inputs.insert(8, Input::Frame(Frame { seq: 7, picture: MediaFrame::Encoded { bytes: vec![1, 2, 3], pts_ms: 0 } }));
+    inputs.insert(8, Input::Frame(Frame::new(7, MediaFrame::Encoded { bytes: vec![1, 2, 3], pts_ms: 0 })));
+    inputs.insert(8, Input::Frame(Frame::new(7, MediaFrame::Encoded { bytes: vec![1, 2, 3], pts_ms: 0 })));
     inputs
 }
 
@@ -268,7 +268,7 @@ async fn a_watched_clip_has_the_embeddings_of_its_segments_bit_for_bit() {
                 let (width, height, pts_ms) = (frame.width, frame.height, frame.pts_ms);
                 let picture =
                     MediaFrame::Raw { width, height, order: PixelOrder::Rgb, pixels: frame.rgb.clone(), pts_ms };
-                Input::Frame(Frame { seq, picture })
+                Input::Frame(Frame::new(seq, picture))
             });
             let events = told(&engine, spec, inputs.collect()).await;
             let found: Vec<_> = events
@@ -294,7 +294,7 @@ async fn every_frame_is_accounted_for_whatever_becomes_of_it() {
             seq += 1 + at % 3;
             let input = match at % 8 {
                 2 => frame(seq.saturating_sub(5), 1, 20 * at),
-                5 => Input::Frame(Frame { seq, picture: MediaFrame::Encoded { bytes: vec![0; 9], pts_ms: 20 * at } }),
+                5 => Input::Frame(Frame::new(seq, MediaFrame::Encoded { bytes: vec![0; 9], pts_ms: 20 * at })),
                 6 => frame(seq, 3, 20),
                 _ => frame(seq, (at / 9) as u8, 20 * at),
             };

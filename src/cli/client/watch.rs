@@ -12,11 +12,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::metadata::AsciiMetadataValue;
-use tonic::{Code, Request, Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
 use self::conversation::{Conversation, Heard};
-use super::{SourceArgs, authorization, connect, refused};
+use super::{Caller, SourceArgs, connect, refused};
 use crate::cli::start_engine;
 use crate::engine::{Engine, Trail};
 use crate::service::proto;
@@ -51,7 +50,7 @@ pub(in crate::cli) enum Sessions {
 pub(in crate::cli) struct Server {
     address: String,
     settings: Settings,
-    authorization: Option<AsciiMetadataValue>,
+    caller: Caller,
 }
 
 impl SourceArgs {
@@ -59,8 +58,8 @@ impl SourceArgs {
     pub(in crate::cli) fn sessions(&self, settings: &Settings) -> anyhow::Result<Sessions> {
         Ok(match &self.server {
             Some(address) => {
-                let authorization = authorization(&settings.client)?;
-                let server = Server { address: address.clone(), settings: settings.clone(), authorization };
+                let caller = Caller::new(ANSWER, &settings.client)?;
+                let server = Server { address: address.clone(), settings: settings.clone(), caller };
                 Sessions::There(Box::new(server))
             }
             None => Sessions::Here(start_engine(&self.bundle, settings.clone())?.0, settings.watch.clone()),
@@ -81,10 +80,10 @@ impl Sessions {
                 let conversation = Conversation::new(convert::start(&spec, want_embeddings));
                 let (inputs, input) = mpsc::channel(1);
                 let (event, events) = mpsc::channel(EVENTS_MAX);
-                let mut caller = Caller { server: (**server).clone(), conversation, input: Some(input), event };
+                let mut speaker = Speaker { server: (**server).clone(), conversation, input: Some(input), event };
                 // What cannot be started is told at once.
-                let call = caller.dial().await?;
-                tokio::spawn(caller.run(call));
+                let call = speaker.dial().await?;
+                tokio::spawn(speaker.run(call));
                 Ok((Sender::There(inputs), Events::There(events)))
             }
         }
@@ -130,7 +129,7 @@ impl Events {
 }
 
 /// Holds the conversation with a server, over as many calls as it takes.
-struct Caller {
+struct Speaker {
     server: Server,
     conversation: Conversation,
     /// None when no more will come.
@@ -152,7 +151,7 @@ enum Hung {
     Broken(anyhow::Error),
 }
 
-impl Caller {
+impl Speaker {
     /// Begins a call, whose first message has been sent then.
     async fn dial(&mut self) -> anyhow::Result<Call> {
         let channel = connect(&self.server.address, &self.server.settings.client).await?;
@@ -161,10 +160,7 @@ impl Caller {
         let (outgoing, messages) = mpsc::channel(SENDING_MAX);
         outgoing.try_send(self.conversation.begin()).context("no room for the first message")?;
         // It lasts as long as the stream does: no deadline.
-        let mut request = Request::new(ReceiverStream::new(messages));
-        if let Some(authorization) = &self.server.authorization {
-            request.metadata_mut().insert("authorization", authorization.clone());
-        }
+        let request = self.server.caller.lasting(ReceiverStream::new(messages));
         let answer = tokio::time::timeout(ANSWER, client.watch(request)).await;
         let incoming = answer.context("server: no answer to the call")?.map_err(Refused)?.into_inner();
         Ok(Call { outgoing, incoming })

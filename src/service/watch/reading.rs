@@ -15,7 +15,7 @@ use crate::service::proto::watch_request::Message as Asked;
 use crate::service::proto::{UpdateQuery, WatchFrame, WatchRequest};
 use crate::service::shutdown::{Phase, reached};
 use crate::service::status::{draining, no_credit, silent, status};
-use crate::watch::{Frame, Held, Input, Unsent};
+use crate::watch::{Frame, Held, Input, Unsent, Unusable};
 
 /// Time between looks whether a frame for which there is no room can ever have some.
 const LOOK: Duration = Duration::from_secs(1);
@@ -95,8 +95,9 @@ impl Talk<'_> {
         if !self.ledger().has_credit() {
             return Err(no_credit(seq));
         }
-        let held = self.hold(bytes)?;
-        let picture = convert::watch_picture(frame, self.around.settings).map_err(|error| error.within("frame"));
+        let (held, pts_ms) = (self.hold(bytes)?, frame.as_ref().map_or(0, |frame| frame.pts_ms));
+        let unusable = |error: EngineError| Unusable { pts_ms, error: error.within("frame") };
+        let picture = convert::watch_picture(frame, self.around.settings).map_err(unusable);
         self.sends(Frame { seq, picture, held }).await?;
         // Nothing waits between the two: a frame that was not taken has not used up its credit.
         self.ledger().takes_frame();

@@ -7,7 +7,8 @@ use proptest::prelude::*;
 
 fn frame(seq: u64, bytes: usize) -> Input {
     let (width, pixels, pts_ms) = (bytes as u32, vec![0; bytes], 10 * seq);
-    Input::Frame(Frame { seq, picture: MediaFrame::Raw { width, height: 1, order: PixelOrder::Gray, pixels, pts_ms } })
+    let picture = MediaFrame::Raw { width, height: 1, order: PixelOrder::Gray, pixels, pts_ms };
+    Input::Frame(Frame::new(seq, picture))
 }
 
 fn inbox(drops: Drops, frames: usize, bytes: usize) -> Inbox {
@@ -21,7 +22,7 @@ fn inbox(drops: Drops, frames: usize, bytes: usize) -> Inbox {
 }
 
 fn update() -> Input {
-    Input::Update { query: 0, to: Query { question: "what?".into(), manner: None } }
+    Input::Update { query: 0, to: Query { question: "what?".into(), manner: None, held: None } }
 }
 
 /// What is taken, as numbers of frames; -1 is anything else.

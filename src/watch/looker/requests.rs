@@ -33,11 +33,11 @@ impl Looker {
 
     /// A query as it stands from now on.
     pub(super) async fn poses(&mut self, query: Query, changed: bool) -> Result<Posed, EngineError> {
-        let Query { question, manner } = query;
+        let Query { question, manner, held } = query;
         let asked = self.engine.read(question, manner.clone(), self.asking.call()).await?;
         self.versions += 1;
         let standing = Standing::new(self.decode, manner.is_some(), changed);
-        Ok(Posed { asked, manner, version: self.versions, standing })
+        Ok(Posed { asked, manner, version: self.versions, standing, _held: held })
     }
 
     async fn update(&mut self, query: usize, to: Query) -> Result<(), EngineError> {

@@ -51,11 +51,9 @@ pub(super) fn policy(decode: Decode) -> proto::DecodePolicy {
             uniform_ms: None,
             unsettled_max_ms: Some(policy.unsettled_max_ms),
         },
-        Decode::Uniform { every_ms } => proto::DecodePolicy {
-            mode: DecodeMode::Uniform as i32,
-            uniform_ms: Some(every_ms),
-            ..Default::default()
-        },
+        Decode::Uniform { every_ms } => {
+            proto::DecodePolicy { mode: DecodeMode::Uniform as i32, uniform_ms: Some(every_ms), ..Default::default() }
+        }
         Decode::Never => proto::DecodePolicy { mode: DecodeMode::Never as i32, ..Default::default() },
     }
 }

@@ -117,9 +117,8 @@ fn a_start_that_cannot_be_meant_names_its_field() {
     };
     let queries = |queries: &[WatchQuery]| with(&|start| start.queries = queries.to_vec());
     let asked = |question: &str, candidates: &[&str]| queries(&[query("fine", &[]), query(question, candidates)]);
-    let generation = |generation: Generation| {
-        queries(&[WatchQuery { generation: Some(generation), ..query("fine", &[]) }])
-    };
+    let generation =
+        |generation: Generation| queries(&[WatchQuery { generation: Some(generation), ..query("fine", &[]) }]);
     assert_eq!(with(&|_| ()), "nothing");
     assert_eq!(queries(&[]), "queries");
     assert_eq!(queries(&[query("a", &[]), query("b", &[]), query("c", &[])]), "queries");
@@ -276,9 +275,8 @@ fn only_points_of_the_space_are_spoken_of() {
         change(&mut speak);
         watch_speak(speak, &[false, true], &terms)
     };
-    let embedding = |change: &dyn Fn(&mut proto::Embedding)| {
-        wrong(speak(&|speak| change(speak.embedding.as_mut().expect("one"))))
-    };
+    let embedding =
+        |change: &dyn Fn(&mut proto::Embedding)| wrong(speak(&|speak| change(speak.embedding.as_mut().expect("one"))));
     let Ok(Input::Speak { query: 1, embedding: read, range_ms: [5, 5] }) = speak(&|_| ()) else { panic!("no speech") };
     let length: f64 = read.values.iter().map(|&value| f64::from(value).powi(2)).sum();
     assert!((length - 1.0).abs() < 1e-6, "{length}");

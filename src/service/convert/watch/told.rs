@@ -3,8 +3,8 @@
 use super::Terms;
 use super::policy::policy;
 use crate::segment::Trigger as Rule;
-use crate::service::convert::results::{choice, embedding_of, timing};
 use crate::service::convert::Output;
+use crate::service::convert::results::{choice, embedding_of, timing};
 use crate::service::proto::watch_response::Message as Told;
 use crate::service::proto::{
     self, DecodeEvent, DecodeTrigger, DropNotice, EmbeddingEvent, FrameError, WatchFinished, WatchResponse,
@@ -91,6 +91,7 @@ fn stats(stats: &Stats) -> WatchStats {
         frames_failed,
         frames_still,
         frames_encoded,
+        frames_skipped,
         windows,
         windows_repeated,
         embeddings,
@@ -107,6 +108,7 @@ fn stats(stats: &Stats) -> WatchStats {
         frames_failed,
         frames_still,
         frames_encoded,
+        frames_skipped,
         windows,
         windows_repeated,
         embeddings,

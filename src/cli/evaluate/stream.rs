@@ -30,7 +30,7 @@ const CHART: (u32, u32) = (900, 500);
 pub(super) struct StreamExam {
     #[command(flatten)]
     bundle: BundleArgs,
-    /// Streams of three to six minutes that are scored; half as many others are for choosing.
+    /// Streams of three to six minutes that are scored; as many others are for choosing.
     #[arg(long, default_value_t = 16)]
     streams: usize,
     /// Which streams.
@@ -74,7 +74,7 @@ impl StreamExam {
         let stand_in = untrained(&bundle, self.seed)?;
         let asked = StudySettings {
             streams,
-            validation: streams.div_ceil(2),
+            validation: streams,
             seed: self.seed,
             config: StreamConfig { duration_ms: [500 * longest, 1000 * longest], ..StreamConfig::default() },
             phrasings: self.phrasings.into(),

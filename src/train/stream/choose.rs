@@ -1,8 +1,8 @@
 //! The figures of the causal rule, chosen on streams that are used for nothing else.
 //!
-//! One figure after the other, each by what it comes to over the whole curve of thresholds: the mean, over the rates of
-//! [`RATES_HZ`], of the best quality at no more than that rate. Then the threshold: the one that decodes least while quality
-//! stays within [`KEPT`] of decoding every embedding; where none does, the best.
+//! One figure after the other, each by its whole curve of thresholds: by the geometric mean of the least rates that keep
+//! [`SHARES`] of the quality of decoding every embedding. Then the threshold: the one that decodes least while quality stays
+//! within [`KEPT`] of that; where none does, the best.
 
 use super::curve::{Curve, Point, Way};
 use super::score::Scorer;
@@ -12,8 +12,10 @@ use crate::segment::{Policy, Reference};
 use crate::train::evaluate::EvaluateError;
 use crate::train::stream::recording::Recording;
 
-/// Rates at which a rule should be good, decodes a second.
-const RATES_HZ: [f64; 6] = [0.1, 0.15, 0.2, 0.3, 0.5, 0.8];
+/// Qualities that a rule should have at few decodes, as shares of decoding every embedding.
+const SHARES: [f64; 4] = [0.8, 0.9, 0.95, KEPT];
+/// What is tried later must save this share of the decodes, or what was there stays.
+const WORTH: f64 = 0.01;
 /// Share of the quality of decoding every embedding that must be kept.
 pub const KEPT: f64 = 0.98;
 
@@ -87,17 +89,16 @@ pub fn choose(ground: &mut Ground, voice: Voice, all: f64) -> Result<Chosen, Eva
         silence_max_ms: None,
         per_minute_max: None,
     };
-    let mut best = (plain, Said::One, f64::NEG_INFINITY);
+    let mut best = (plain, Said::One, f64::INFINITY);
     for alternatives in figures() {
         let from = (best.0, best.1);
         for alternative in alternatives {
             let (mut policy, mut said) = from;
             alternative(&mut policy, &mut said);
             let curve = ground.gate_curve(policy, said, voice)?;
-            let value = RATES_HZ.iter().map(|&rate| curve.best_within(rate)).sum::<f64>() / RATES_HZ.len() as f64;
-            // what is simpler comes first and stays unless the other is better
-            if value > best.2 {
-                best = (policy, said, value);
+            let cost = cost(&curve, all);
+            if cost < (1.0 - WORTH) * best.2 {
+                best = (policy, said, cost);
             }
         }
     }
@@ -109,6 +110,14 @@ pub fn choose(ground: &mut Ground, voice: Voice, all: f64) -> Result<Chosen, Eva
         enough.or_else(most).copied().unwrap_or(Point { rate_hz: 0.0, threshold: None, score: Default::default() });
     let threshold = point.threshold.unwrap_or(Policy::default().threshold);
     Ok(Chosen { policy: Policy { threshold, ..policy }, said, point })
+}
+
+/// The geometric mean of the least rates that keep [`SHARES`] of `all`, decodes a second. A share that is never kept counts
+/// as a rate that nobody would want, so that a rule that reaches more is always better.
+fn cost(curve: &Curve, all: f64) -> f64 {
+    const NEVER_HZ: f64 = 1000.0;
+    let rates = SHARES.map(|share| curve.rate_for(share * all).unwrap_or(NEVER_HZ).ln());
+    (rates.iter().sum::<f64>() / SHARES.len() as f64).exp()
 }
 
 type Alternative = Box<dyn Fn(&mut Policy, &mut Said)>;

@@ -58,12 +58,6 @@ impl Curve {
         let share = (quality - below.score.cider) / (above.score.cider - below.score.cider);
         Some((below.rate_hz.ln() + share * (above.rate_hz / below.rate_hz).ln()).exp())
     }
-
-    /// The best CIDEr of a point of at most this rate; 0 where there is none.
-    pub fn best_within(&self, rate_hz: f64) -> f64 {
-        let within = self.points.iter().take_while(|point| point.rate_hz <= rate_hz);
-        within.map(|point| point.score.cider).fold(0.0, f64::max)
-    }
 }
 
 #[cfg(test)]
@@ -88,14 +82,12 @@ mod tests {
         near(2.0, 0.1);
         near(3.0, 0.1f64.sqrt());
         assert_eq!(curve.rate_for(4.1), None);
-        assert_eq!((curve.best_within(0.5), curve.best_within(0.001)), (2.0, 0.0));
     }
 
     #[test]
     fn a_dip_does_not_hide_what_was_reached_before() {
         let curve = curve(&[(0.1, 3.0), (0.2, 2.0), (0.4, 4.0)]);
         assert_eq!(curve.rate_for(2.5), Some(0.1));
-        assert_eq!(curve.best_within(0.3), 3.0);
         let found = curve.rate_for(3.5).expect("reached");
         assert!((0.2..0.4).contains(&found), "{found}");
     }

@@ -39,8 +39,8 @@ pub struct Policy {
 }
 
 impl Default for Policy {
-    /// The figures that `vljepa evaluate stream --streams 16 --seed 0` chose for the bundled model, but for silence: 20 s
-    /// was a little better there, and a picture that stays the same for ever needs no words again.
+    /// Figures that were chosen on generated streams for the bundled model, as `vljepa evaluate stream` chooses them for any;
+    /// but for silence: 20 s was a little better there, and a picture that stays the same for ever needs no words again.
     fn default() -> Self {
         Self {
             reference: Reference::Last,

@@ -124,6 +124,22 @@ fn the_budget_holds_in_every_minute_and_then_is_there_again() {
 }
 
 #[test]
+fn gap_silence_and_minute_end_to_the_millisecond() {
+    let stream = turned(&[0.0, 90.0]);
+    let at = |policy: Policy, ms: u64, embedding: usize| {
+        let mut segmenter = Segmenter::new(policy);
+        segmenter.push(0, &stream[0]);
+        segmenter.push(ms, &stream[embedding])
+    };
+    let gap = Policy { gap_min_ms: 700, ..PLAIN };
+    assert_eq!((at(gap, 699, 1).held, at(gap, 700, 1).trigger), (Some(Held::Gap), Some(Trigger::Drift)));
+    let minute = Policy { per_minute_max: Some(1), ..PLAIN };
+    assert_eq!((at(minute, 59_999, 1).held, at(minute, 60_000, 1).held), (Some(Held::Budget), None));
+    let silence = Policy { silence_max_ms: Some(700), ..PLAIN };
+    assert_eq!((at(silence, 699, 0).trigger, at(silence, 700, 0).trigger), (None, Some(Trigger::MaxSilence)));
+}
+
+#[test]
 fn smoothing_hides_one_odd_embedding() {
     let angles = [&[0.0; 10][..], &[80.0], &[0.0; 3], &[90.0; 6]].concat();
     assert_eq!(times(PLAIN, &turned(&angles)), [0, 10, 11, 14]);

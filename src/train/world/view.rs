@@ -220,3 +220,55 @@ fn step(object: &Object, from: f32, to: f32) -> (f32, f32) {
 fn length((dx, dy): (f32, f32)) -> f32 {
     dx.hypot(dy)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::world::{Colour, Shape};
+
+    /// Something of radius 0.1 that goes right, from one end of a clip to the other.
+    fn going(from: f32, to: f32) -> Object {
+        let key = |time: f32, x: f32| Key { time, x, y: 0.5, radius: 0.1 };
+        let (colour, shape, size, paint) = (Colour::Red, Shape::Circle, Size::Small, Colour::Red.paint());
+        let (track, shown) = (vec![key(0.0, from), key(1.0, to)], (0.0, 2.0));
+        Object { colour, shape, size, paint, tilt: 0.0, track, shown, turns: None }
+    }
+
+    #[test]
+    fn who_is_cut_by_the_edge_comes_or_goes() {
+        let way = Direction::Right;
+        for (from, to, seen) in [
+            (0.04, 0.5, Some(Event::Enters(way))),
+            (-0.2, 0.2, Some(Event::Enters(way))),
+            (0.06, 0.5, Some(Event::Moves(way))),
+            (0.5, 0.94, Some(Event::Moves(way))),
+            (0.5, 0.96, Some(Event::Leaves(way))),
+            (0.6, 1.2, Some(Event::Leaves(way))),
+            (0.5, 0.59, None),
+            (0.99, 1.2, None),
+            (-0.2, 0.01, None),
+        ] {
+            assert_eq!(going(from, to).passage(way, 8), seen, "from {from} to {to}");
+        }
+    }
+
+    #[test]
+    fn a_change_is_seen_with_two_frames_before_and_two_after() {
+        let at = |frame: f32| is_seen_change(frame / 7.0, 8);
+        assert!(!at(0.9) && at(1.1) && at(5.9) && !at(6.1));
+    }
+
+    #[test]
+    fn a_part_of_a_track_goes_from_end_to_end() {
+        let mut object = going(0.2, 0.8);
+        object.track[1].time = 1000.0;
+        object.shown = (f32::NEG_INFINITY, f32::INFINITY);
+        object.turns = Some((900.0, Colour::Blue, Colour::Blue.paint()));
+        let part = object.within(Span { from: 500.0, to: 1500.0, frames: 5 });
+        let places: Vec<(f32, f32)> = part.track.iter().map(|key| (key.time, key.x)).collect();
+        assert_eq!(places, [(0.0, 0.5), (0.5, 0.8), (1.0, 0.8)]);
+        assert_eq!(part.turns.map(|turn| (turn.0, turn.1)), Some((0.4, Colour::Blue)));
+        let rest = object.within(Span { from: 1000.0, to: 2000.0, frames: 5 });
+        assert!(rest.is_constant() && rest.colour == Colour::Blue, "{rest:?}");
+    }
+}

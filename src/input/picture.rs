@@ -50,7 +50,7 @@ mod tests {
     use crate::input::Sampling;
 
     fn frame(seed: u32, width: u32, height: u32) -> Frame {
-        let rgb = (0..3 * width * height).map(|at| (at.wrapping_mul(2_654_435_761) ^ seed * 97) as u8).collect();
+        let rgb = (0..3 * width * height).map(|at| (at.wrapping_mul(2_654_435_761) ^ (seed * 97)) as u8).collect();
         Frame { width, height, rgb, pts_ms: u64::from(seed) * 40 }
     }
 

@@ -61,7 +61,8 @@ impl Session {
     }
 
     /// Sends, waiting while there is no room for a frame. Everything else always has room, within a bound of its own
-    /// beyond which this waits as well, and [`Unsent::Full`] is the answer of [`try_send`](Self::try_send).
+    /// beyond which this waits as well, and [`Unsent::Full`] is the answer of [`try_send`](Self::try_send). Who stops
+    /// waiting has sent nothing.
     pub async fn send(&self, input: Input) -> Result<(), Ended> {
         let mut sent = Some(input);
         let outcome = self.0.shared.when(|state| match state.inbox.offer(sent.take()?) {

@@ -365,8 +365,7 @@ async fn flushes_updates_and_embeddings_become_words() {
         let (deadline, question) = (Instant::now() + Duration::from_secs(60), "word7".to_string());
         let asked =
             Question { media: Media::Frames(vec![picture(1, 0)]), sampling: Sampling::default(), text: question };
-        let answer = engine.answer(asked, choose(), Call::interactive(deadline)).await.expect("an answer");
-        answer
+        engine.answer(asked, choose(), Call::interactive(deadline)).await.expect("an answer")
     };
     let long =
         Embedding { values: mean.embedded.embedding.values.iter().map(|v| v * 3.0).collect(), space: engine.space() };
@@ -506,7 +505,7 @@ async fn a_look_and_words_for_it_are_an_answer() {
             let media = Media::Frames(frames.clone());
             let question = Question { media, sampling: Sampling::default(), text: "word5".into() };
             let answer = engine.answer(question, manner.clone(), call()).await.expect("an answer");
-            assert_eq!(looked.embeddings, [answer.embedded.embedding.clone()]);
+            assert_eq!(looked.embeddings, std::slice::from_ref(&answer.embedded.embedding));
             assert_eq!(looked.usage.visual_tokens, answer.embedded.usage.visual_tokens);
             let before = engine.load().passed;
             let words = engine.words(looked.embeddings[0].clone(), manner, call()).await.expect("words");

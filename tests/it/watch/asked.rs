@@ -191,7 +191,7 @@ async fn a_flush_looks_at_what_there_is_and_a_speech_puts_it_into_words() {
 async fn frames_that_are_wrong_or_twice_there_harm_nobody() {
     let server = start(|_| {}).await;
     let with = |seq, change: &dyn Fn(&mut Frame)| {
-        let mut frame = frame(seq, seq * 100, seq);
+        let mut frame = frame(seq, seq.saturating_mul(100), seq % 1000);
         change(frame.frame.as_mut().expect("a picture"));
         frame
     };

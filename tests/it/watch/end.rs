@@ -9,7 +9,7 @@ use vljepa::service::proto::model_service_client::ModelServiceClient;
 use vljepa::service::proto::watch_request::Message as Asked;
 use vljepa::service::proto::watch_response::Message as Told;
 
-use super::{begin, frames, open, resume, uniform};
+use super::{Wire, begin, frames, open, resume, uniform};
 use crate::service::start;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -18,8 +18,9 @@ async fn a_server_that_ends_tells_at_once_takes_frames_for_a_while_and_finishes_
         (settings.service.drain_delay_ms, settings.service.drain_max_ms) = (400, 20_000);
     })
     .await;
-    let left = begin(&server.channel, uniform()).await;
-    drop(left);
+    let wire = Wire::to(server.address).await;
+    let _left = begin(&wire.channel().await, uniform()).await;
+    wire.breaks();
     let mut client = begin(&server.channel, uniform()).await;
     let mut told = Vec::new();
     client.feed(&frames(10), &mut told).await.expect("it goes on");
@@ -84,9 +85,10 @@ async fn a_client_that_neither_reads_nor_leaves_is_cut_at_the_hard_stop() {
 async fn sessions_end_with_their_model_and_do_not_keep_it() {
     let server = start(|_| {}).await;
     let mut client = begin(&server.channel, uniform()).await;
-    let left = begin(&server.channel, uniform()).await;
+    let wire = Wire::to(server.address).await;
+    let left = begin(&wire.channel().await, uniform()).await;
     let token = left.started.resume_token.clone();
-    drop(left);
+    wire.breaks();
     let mut told = Vec::new();
     client.feed(&frames(10), &mut told).await.expect("it goes on");
     let mut models = ModelServiceClient::new(server.channel.clone());

@@ -6,11 +6,15 @@ mod bounds;
 mod end;
 mod resume;
 
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinHandle};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status, Streaming};
 use vljepa::service::proto::watch_request::Message as Asked;
 use vljepa::service::proto::watch_response::Message as Told;
@@ -22,6 +26,50 @@ use vljepa::service::proto::{
 
 /// Longer than anything here takes.
 pub const LONG: Duration = Duration::from_secs(60);
+
+/// A wire to a server whose connections can be broken: a client that only drops its call half-closes it first.
+pub struct Wire {
+    address: SocketAddr,
+    connections: Arc<Mutex<Vec<AbortHandle>>>,
+    accepting: JoinHandle<()>,
+}
+
+impl Wire {
+    pub async fn to(server: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let connections: Arc<Mutex<Vec<AbortHandle>>> = Arc::default();
+        let kept = connections.clone();
+        let accepting = tokio::spawn(async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                let mut far = TcpStream::connect(server).await.expect("the server listens");
+                let carrying = tokio::spawn(async move {
+                    // Its end, whichever it is, is what is tested.
+                    let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+                });
+                kept.lock().expect("no panic").push(carrying.abort_handle());
+            }
+        });
+        Self { address, connections, accepting }
+    }
+
+    /// Both sockets of every connection are closed, with whatever was on its way.
+    pub fn breaks(&self) {
+        self.connections.lock().expect("no panic").drain(..).for_each(|connection| connection.abort());
+    }
+
+    pub async fn channel(&self) -> Channel {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.address)).expect("an address");
+        endpoint.connect().await.expect("it is carried on")
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        self.accepting.abort();
+        self.breaks();
+    }
+}
 
 /// A client with its call.
 pub struct Client {

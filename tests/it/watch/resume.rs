@@ -1,16 +1,12 @@
 //! Sessions that outlive their calls: connections that break anywhere, clients that take over, tokens of others, and what is
 //! told again.
 
-use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{AbortHandle, JoinHandle};
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 use vljepa::service::keys::{NewKey, Scope};
 use vljepa::service::proto::watch_request::Message as Asked;
@@ -18,52 +14,8 @@ use vljepa::service::proto::watch_response::Message as Told;
 use vljepa::service::proto::watch_service_client::WatchServiceClient;
 use vljepa::service::proto::{WatchFrame, WatchRequest, WatchResponse, WatchStart};
 
-use super::{Client, begin, frames, message, resume, timeless, uniform};
+use super::{Client, Wire, begin, frames, message, resume, timeless, uniform};
 use crate::service::{Running, fields, start};
-
-/// A wire to a server whose connections can be broken.
-struct Wire {
-    address: SocketAddr,
-    connections: Arc<Mutex<Vec<AbortHandle>>>,
-    accepting: JoinHandle<()>,
-}
-
-impl Wire {
-    async fn to(server: SocketAddr) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("bound");
-        let connections: Arc<Mutex<Vec<AbortHandle>>> = Arc::default();
-        let kept = connections.clone();
-        let accepting = tokio::spawn(async move {
-            while let Ok((mut near, _)) = listener.accept().await {
-                let mut far = TcpStream::connect(server).await.expect("the server listens");
-                let carrying = tokio::spawn(async move {
-                    // Its end, whichever it is, is what is tested.
-                    let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
-                });
-                kept.lock().expect("no panic").push(carrying.abort_handle());
-            }
-        });
-        Self { address, connections, accepting }
-    }
-
-    /// Both sockets of every connection are closed, with whatever was on its way.
-    fn breaks(&self) {
-        self.connections.lock().expect("no panic").drain(..).for_each(|connection| connection.abort());
-    }
-
-    async fn channel(&self) -> Channel {
-        let endpoint = Endpoint::from_shared(format!("http://{}", self.address)).expect("an address");
-        endpoint.connect().await.expect("it is carried on")
-    }
-}
-
-impl Drop for Wire {
-    fn drop(&mut self) {
-        self.accepting.abort();
-        self.breaks();
-    }
-}
 
 /// Tells the numbers of events apart from all else.
 fn numbers(told: &[WatchResponse]) -> Vec<u64> {
@@ -154,7 +106,8 @@ async fn however_often_the_connection_breaks_nothing_is_lost_and_nothing_comes_t
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_acknowledged_is_not_repeated_and_what_was_not_is() {
     let server = start(|_| {}).await;
-    let mut client = begin(&server.channel, uniform()).await;
+    let wire = Wire::to(server.address).await;
+    let mut client = begin(&wire.channel().await, uniform()).await;
     let token = client.started.resume_token.clone();
     assert!(token.len() == 32 && token.bytes().all(|digit| digit.is_ascii_hexdigit()), "{token}");
     for frame in frames(20) {
@@ -171,7 +124,7 @@ async fn what_was_acknowledged_is_not_repeated_and_what_was_not_is() {
     // Read back: the acknowledgement has been read when this is answered.
     client.send(Asked::Flush(Default::default())).await;
     client.until(|one| matches!(&one.message, Some(Told::Decode(event)) if event.trigger == 5).then_some(())).await;
-    drop(client);
+    wire.breaks();
     let refused = async |after| {
         let status = resume(&server.channel, &token, after).await.err().expect("refused");
         (status.code(), fields(&status).join(","))
@@ -210,7 +163,7 @@ async fn a_newer_client_takes_over_and_the_older_one_is_told() {
         first.send(Asked::Frame(frame)).await;
     }
     first.until(|one| (one.event == 3).then_some(())).await;
-    let second = resume(&server.channel, &token, 3).await.expect("it is there");
+    let _second = resume(&server.channel, &token, 3).await.expect("it is there");
     let status = loop {
         match first.next().await {
             Ok(told) => assert!(told.is_some(), "it ends with a status"),
@@ -234,7 +187,6 @@ async fn a_newer_client_takes_over_and_the_older_one_is_told() {
             }
         });
     }
-    drop(second);
     let (kept, lost): (Vec<_>, Vec<_>) = rivals.join_all().await.into_iter().partition(Result::is_ok);
     assert_eq!((kept.len(), lost.len()), (1, 15));
     assert!(lost.into_iter().all(|one| one.err() == Some(Code::Aborted)));
@@ -246,13 +198,15 @@ async fn a_newer_client_takes_over_and_the_older_one_is_told() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_is_forgotten_when_nobody_takes_it_up_in_time() {
     let server = start(|settings| settings.watch.resume_ms = 150).await;
-    let client = begin(&server.channel, uniform()).await;
+    let wire = Wire::to(server.address).await;
+    let client = begin(&wire.channel().await, uniform()).await;
     let token = client.started.resume_token.clone();
     tokio::time::sleep(Duration::from_millis(400)).await;
-    drop(client);
-    // A client that is there does not forget.
-    let client = resume(&server.channel, &token, 0).await.expect("in time");
-    drop(client);
+    wire.breaks();
+    // While its client was there it was not forgotten.
+    let again = resume(&wire.channel().await, &token, 0).await.expect("in time");
+    assert_eq!(again.started.seq, None);
+    wire.breaks();
     tokio::time::sleep(Duration::from_millis(600)).await;
     for token in [&*token, "", "0", &"f".repeat(32), &"x".repeat(1 << 20)] {
         // Nothing is no token but a beginning without a query.

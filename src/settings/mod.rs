@@ -352,8 +352,8 @@ impl Settings {
     /// The most elements that all repeated fields of one message may hold: what a request within every other limit can
     /// have.
     pub fn elements_max(&self) -> usize {
-        let queries = self.watch.queries_max * (1 + self.text.candidates_max);
-        self.media.items_max * (1 + self.media.frames_max) + self.text.texts_max + self.text.candidates_max + queries
+        let asked = self.media.items_max * (1 + self.media.frames_max) + self.text.texts_max + self.text.candidates_max;
+        asked.max(self.watch.queries_max * (1 + self.text.candidates_max))
     }
 }
 

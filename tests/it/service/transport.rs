@@ -213,6 +213,8 @@ async fn elements_are_counted_before_they_are_made() {
     let server = start(|settings| {
         (settings.media.items_max, settings.media.frames_max) = (4, 4);
         (settings.text.texts_max, settings.text.candidates_max) = (40, 40);
+        // A session's queries would be more.
+        settings.watch.queries_max = 1;
     })
     .await;
     // 100 = 4 * (1 + 4) + 40 + 40.

@@ -152,6 +152,32 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn frames_that_are_decoded_early_wait_for_their_turn() {
+        let given = |order: Vec<usize>| async move {
+            let (filler, mut feed) = feed::feed(Drops::Wait, &reading(4.0));
+            let thread = std::thread::spawn(move || {
+                let wanted: Vec<usize> = (0..100).collect();
+                let mut turn =
+                    Turn { filler: &filler, side_max: 20, wanted: &wanted, given: 0, ahead: BTreeMap::new() };
+                let frame = |at: usize| Frame { width: 1, height: 1, rgb: vec![0; 3], pts_ms: at as u64 };
+                let outcome = order.into_iter().try_for_each(|at| turn.take(at, &frame(at)));
+                turn.rest();
+                filler.end(Ok(()));
+                outcome
+            });
+            let mut times = vec![];
+            while let Some(frame) = feed.next().await.expect("no fault") {
+                times.push(frame.pts_ms());
+            }
+            (times, thread.join().expect("it ends"))
+        };
+        let (times, outcome) = given(vec![0, 3, 1, 2, 6, 4, 8]).await;
+        assert_eq!((times, outcome), (vec![0, 1, 2, 3, 4, 6, 8], Ok(())));
+        let (_, outcome) = given((1..100).collect()).await;
+        assert!(outcome.expect_err("too many").to_string().contains("over 64 frames"));
+    }
+
+    #[tokio::test]
     async fn what_cannot_be_read_here_may_be_read_elsewhere() {
         for name in ["xhevc.mp4", "xtext.jpg", "xempty.jpg", "xcut_colour.png"] {
             let (frames, outcome) = read_all(name, reading(4.0)).await;

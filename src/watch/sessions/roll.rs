@@ -204,7 +204,8 @@ mod tests {
         assert_eq!(roll.enter(|_| true), Err(Full { room_at: None }), "one begins, one is held");
         roll.withdraw();
         let a = begin(&mut roll, A, 'a', &None);
-        (roll.leave(&B, b, at(7)), roll.leave(&A, a, at(3)));
+        roll.leave(&B, b, at(7));
+        roll.leave(&A, a, at(3));
         assert_eq!(roll.enter(|_| false), Err(Full { room_at: Some(at(103)) }), "they go on");
         assert_eq!(roll.enter(|&session| session == 'b'), Ok(Some('b')));
         assert_eq!(roll.enter(|_| true), Ok(Some('a')));

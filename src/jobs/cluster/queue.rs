@@ -4,10 +4,11 @@
 //! A subject names rank, space, job, generation and shard. The servers hold at most one message a subject, so that a
 //! shard that is queued twice is queued once; workers take only the spaces of their models, high ranks first; and a
 //! job's messages can be taken out together. A message that is handed out comes again when nobody has been heard of it
-//! for the lease.
+//! for the lease. One that comes after its asker has lost patience, or has gone, is kept here for the next one who asks:
+//! left alone it would wait out the lease and count as a try.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use async_nats::jetstream::AckKind;
@@ -19,7 +20,7 @@ use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, Stor
 use async_nats::{Message, Subscriber};
 use futures::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, oneshot};
 use tokio::task::JoinHandle;
 
 use super::bucket::has_code;
@@ -36,6 +37,8 @@ const REMEMBERED: Duration = Duration::from_secs(120);
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(7 * 86_400);
 /// Time in which the servers must say that there is a shard, or that there is none.
 const PULL_MAX: Duration = Duration::from_secs(3);
+/// Time in which an answer that is late is still waited for.
+const LATE_MAX: Duration = Duration::from_secs(30);
 /// High ranks first.
 const RANKS: [Rank; 3] = [Rank::High, Rank::Normal, Rank::Low];
 
@@ -55,6 +58,10 @@ pub(super) struct Queue {
     name: String,
     lease: Duration,
     consumers: Arc<Mutex<BTreeMap<String, PullConsumer>>>,
+    /// Held by the one who asks the servers.
+    asking: Arc<Mutex<()>>,
+    /// What they have handed out and nobody has taken.
+    handed: Arc<std::sync::Mutex<Vec<Delivery>>>,
 }
 
 /// A shard that was handed out to this process, which says so until this is dropped.
@@ -85,7 +92,9 @@ impl Queue {
         };
         let stream = connection.stream(&config).await?;
         let lease = Duration::from_millis(settings.lease_ms);
-        Ok(Self { connection: connection.clone(), stream, name, lease, consumers: Arc::default() })
+        let connection = connection.clone();
+        let (consumers, asking, handed) = Default::default();
+        Ok(Self { connection, stream, name, lease, consumers, asking, handed })
     }
 
     /// Queues shards of one job; those that are queued already stay as they are.
@@ -139,19 +148,28 @@ impl Queue {
     pub(super) async fn next(&self, spaces: &[String]) -> Result<Option<Delivery>, StoreError> {
         for rank in RANKS {
             for space in spaces {
+                if let Some(delivery) = self.handed().pop() {
+                    return Ok(Some(delivery));
+                }
                 let name = format!("{}-{space}", word(rank));
-                match self.pull(&name, rank, space).await {
-                    Ok(Some(message)) => return self.delivery(message).await,
-                    Ok(None) => {}
-                    Err(problem) => {
-                        // It is looked up again: the servers may have forgotten it.
-                        self.consumers.lock().await.remove(&name);
-                        return Err(self.connection.broken(problem));
-                    }
+                if let Err(problem) = self.pull(&name, rank, space).await {
+                    // It is looked up again: the servers may have forgotten it.
+                    self.consumers.lock().await.remove(&name);
+                    return Err(self.connection.broken(problem));
                 }
             }
         }
-        Ok(None)
+        Ok(self.handed().pop())
+    }
+
+    /// What was handed out and not taken, once nobody asks any more: for who asks no more.
+    pub(super) async fn rest(&self) -> Vec<Delivery> {
+        let _nobody_asks = self.asking.lock().await;
+        std::mem::take(&mut *self.handed())
+    }
+
+    fn handed(&self) -> std::sync::MutexGuard<'_, Vec<Delivery>> {
+        self.handed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Resolves whenever shards have been queued.
@@ -160,17 +178,35 @@ impl Queue {
         subscribed.map_err(|error| self.connection.broken(error.to_string()))
     }
 
-    async fn pull(
-        &self,
-        name: &str,
-        rank: Rank,
-        space: &str,
-    ) -> Result<Option<async_nats::jetstream::Message>, String> {
-        let consumer = self.consumer(name, rank, space).await?;
-        let mut batch = consumer.fetch().max_messages(1).messages().await.map_err(|error| error.to_string())?;
-        // What is handed out to one who no longer listens comes again after the lease.
-        let next = tokio::time::timeout(PULL_MAX, batch.next()).await.map_err(|error| error.to_string())?;
-        next.transpose().map_err(|error| error.to_string())
+    /// Asks the servers for one shard. Whoever stops waiting for the answer loses nothing: it lies ready when it comes.
+    async fn pull(&self, name: &str, rank: Rank, space: &str) -> Result<(), String> {
+        let late = |_| "no answer in time".to_owned();
+        let (told, answer) = oneshot::channel();
+        let ask = async {
+            let asking = self.asking.clone().lock_owned().await;
+            let consumer = self.consumer(name, rank, space).await?;
+            let queue = self.clone();
+            tokio::spawn(async move {
+                // Whoever asked may have gone.
+                let _ = told.send(queue.pulled(&consumer).await);
+                drop(asking);
+            });
+            answer.await.map_err(|error| error.to_string())?
+        };
+        tokio::time::timeout(PULL_MAX, ask).await.map_err(late)?
+    }
+
+    async fn pulled(&self, consumer: &PullConsumer) -> Result<(), String> {
+        let next = async {
+            let mut batch = consumer.fetch().max_messages(1).messages().await.map_err(|error| error.to_string())?;
+            batch.next().await.transpose().map_err(|error| error.to_string())
+        };
+        let next = tokio::time::timeout(LATE_MAX, next).await.map_err(|error| error.to_string())?;
+        if let Some(message) = next? {
+            let delivery = self.delivery(message).await.map_err(|error| error.to_string())?;
+            self.handed().extend(delivery);
+        }
+        Ok(())
     }
 
     async fn consumer(&self, name: &str, rank: Rank, space: &str) -> Result<PullConsumer, String> {

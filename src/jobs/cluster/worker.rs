@@ -98,7 +98,13 @@ impl Worker {
             ended = self.take(&mut shards, &stopped, &mut strangers) => ended?,
         }
         stop.send_replace(true);
-        let given_up = async { while shards.join_next().await.is_some() {} };
+        let given_up = async {
+            while shards.join_next().await.is_some() {}
+            for delivery in self.store.queue().rest().await {
+                self.excuse(&delivery).await;
+                delivery.give_up(None).await;
+            }
+        };
         if tokio::time::timeout(GIVE_UP_MAX, given_up).await.is_err() {
             tracing::warn!("the queue was not told that shards were given up; they come again after the lease");
         }

@@ -124,7 +124,7 @@ async fn the_deadline_of_a_call_is_its_sessions() {
     // The client's own timer may be first, in its own word.
     assert!(matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled), "{status}");
     tokio::time::sleep(Duration::from_millis(100)).await;
-    let gone = resume(&server.channel, &token, 0).await.err().expect("it has ended");
+    let gone = resume(&server.channel, &token, 0).await.expect_err("it has ended");
     assert_eq!(gone.code(), Code::NotFound, "{gone}");
     server.end().await;
 }
@@ -153,7 +153,7 @@ async fn places_are_bounded_and_come_back() {
     server.end().await;
 
     let server = start(|settings| settings.watch.sessions_max = 0).await;
-    let status = open(&server.channel, uniform(), None).await.err().expect("there are none");
+    let status = open(&server.channel, uniform(), None).await.expect_err("there are none");
     assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
     assert!(status.message().contains("watch.sessions_max"), "{status}");
     server.end().await;
@@ -190,7 +190,7 @@ async fn a_session_that_cannot_be_names_its_field_and_takes_no_place() {
         (WatchStart { resume_token: "x".into(), ..uniform() }, Code::InvalidArgument, "start.resume_token"),
         (WatchStart { model: "another".into(), ..uniform() }, Code::NotFound, ""),
     ] {
-        let status = open(&server.channel, start, None).await.err().expect(field);
+        let status = open(&server.channel, start, None).await.expect_err(field);
         assert_eq!((status.code(), &*fields(&status).join(",")), (code, field), "{status}");
     }
     begin(&server.channel, uniform()).await.finish().await.status.expect("the place is free");

@@ -103,7 +103,7 @@ async fn sessions_end_with_their_model_and_do_not_keep_it() {
     let back = resume(&server.channel, &token, 0).await.expect("its end is kept").finish().await;
     assert_eq!(back.status.as_ref().expect_err("it could not go on").code(), Code::Unavailable);
     assert_eq!(back.stats().frames, 0);
-    let none = open(&server.channel, uniform(), None).await.err().expect("no model");
+    let none = open(&server.channel, uniform(), None).await.expect_err("no model");
     assert_eq!(none.code(), Code::NotFound, "{none}");
     server.end().await;
 }

@@ -72,6 +72,7 @@ impl Drop for Wire {
 }
 
 /// A client with its call.
+#[derive(Debug)]
 pub struct Client {
     pub sender: mpsc::Sender<WatchRequest>,
     pub responses: Streaming<WatchResponse>,

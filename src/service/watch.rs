@@ -162,8 +162,9 @@ impl Around<'_> {
             }
         });
         match talked.await {
-            Until::Done(ended) => Some(ended),
-            Until::Late => {
+            // What is read knows the deadline too, and may have been first.
+            Until::Done(ended) if ended.is_ok() || !self.is_late() => Some(ended),
+            Until::Done(_) | Until::Late => {
                 attached.end();
                 Some(Err(status(EngineError::DeadlineExceeded)))
             }
@@ -182,12 +183,13 @@ impl Around<'_> {
         tokio::select! {
             done = work => Until::Done(done),
             () = late => Until::Late,
-            // The layers around the call know its deadline too, and may have been first.
-            () = self.responses.closed() => match deadline {
-                Some(deadline) if deadline <= Instant::now() => Until::Late,
-                _ => Until::Left,
-            },
+            // So do the layers around the call.
+            () = self.responses.closed() => if self.is_late() { Until::Late } else { Until::Left },
         }
+    }
+
+    fn is_late(&self) -> bool {
+        self.whole.deadline.is_some_and(|deadline| deadline <= Instant::now())
     }
 
     /// Counts bytes that outlive their message.

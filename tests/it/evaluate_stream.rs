@@ -30,7 +30,7 @@ fn a_study_is_told_in_numbers_and_drawn() {
     let ways: Vec<_> = nearest["curves"].as_array().expect("curves").iter().map(|curve| &curve["way"]).collect();
     assert_eq!(ways, ["uniform", "ward_middle", "ward_mean", "gate"]);
     let (own, control) = (&study["separation"], &study["untrained"]);
-    assert!(own["cut_auc"].as_f64() > Some(0.5) && own != control, "{own} {control}");
+    assert!(own["event_auc"].as_f64() > Some(0.5) && own != control, "{own} {control}");
     for figure in ["reference", "threshold", "calm", "gap_min_ms", "said"] {
         assert!(study["rule"].get(figure).is_some(), "{figure} is told: {}", study["rule"]);
     }

@@ -360,7 +360,7 @@ fn an_ffmpeg_without_end_is_left_at_the_limit_and_at_a_signal() {
     for (drop, source, status) in [("oldest", "rtsp://h/", 0), ("wait", "http://h/", 130)] {
         let (folder, path) = fake(&endless);
         let srt = folder.file("a.srt");
-        let child = watch_with(&path, &[source, "--drop", drop, "--srt", &srt]);
+        let child = watch_with(&path, &[source, "--drop", drop, "--threshold", "0.2", "--srt", &srt]);
         std::thread::sleep(Duration::from_secs(3));
         let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill runs");
         assert!(sent.success());

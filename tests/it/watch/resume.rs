@@ -126,7 +126,7 @@ async fn what_was_acknowledged_is_not_repeated_and_what_was_not_is() {
     client.until(|one| matches!(&one.message, Some(Told::Decode(event)) if event.trigger == 5).then_some(())).await;
     wire.breaks();
     let refused = async |after| {
-        let status = resume(&server.channel, &token, after).await.err().expect("refused");
+        let status = resume(&server.channel, &token, after).await.expect_err("refused");
         (status.code(), fields(&status).join(","))
     };
     let wrong = || (Code::InvalidArgument, "start.resume_after".to_string());
@@ -212,7 +212,7 @@ async fn a_session_is_forgotten_when_nobody_takes_it_up_in_time() {
     for token in [&*token, "", "0", &"f".repeat(32), &"x".repeat(1 << 20)] {
         // Nothing is no token but a beginning without a query.
         let expected = if token.is_empty() { Code::InvalidArgument } else { Code::NotFound };
-        let status = resume(&server.channel, token, 0).await.err().expect("it is not there");
+        let status = resume(&server.channel, token, 0).await.expect_err("it is not there");
         assert_eq!(status.code(), expected, "{status}");
         assert!(token.len() < 32 || !status.message().contains(token), "a secret is not repeated");
     }

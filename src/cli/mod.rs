@@ -8,6 +8,7 @@ mod bench;
 mod bundle;
 mod chart;
 mod client;
+mod cue;
 mod demo;
 mod embed;
 mod evaluate;

@@ -5,16 +5,16 @@
 //! line is a stretch, `{"start_ms", "end_ms", "event", "caption", "cut"}`. Frame `n` is frame_{n}.png, filmed at `n / fps`
 //! seconds.
 
-use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::{Context, ensure};
 
 use super::World;
+use crate::cli::cue::{Cue, Format};
 use crate::cli::side;
 use crate::input::{Frame, encode};
 use crate::train::data::EVALUATION;
-use crate::train::world::{self, Config, Stream, StreamConfig};
+use crate::train::world::{self, Annotation, Config, Stream, StreamConfig};
 
 /// Pictures of a stream, at most.
 const FRAMES_MAX: usize = 100_000;
@@ -92,20 +92,10 @@ fn lines(stream: &Stream, size: usize, seed: u64) -> String {
     std::iter::once(about).chain(said).map(|line| format!("{line}\n")).collect()
 }
 
-/// The captions as SubRip; they are plain words, so nothing of them needs escaping.
+/// The captions as subtitles.
 fn subtitles(stream: &Stream) -> String {
-    let mut text = String::new();
-    for (number, said) in (1..).zip(&stream.annotations) {
-        let [start, end] = [said.start_ms, said.end_ms].map(clock);
-        // Writing to a string does not fail.
-        let _ = write!(text, "{number}\n{start} --> {end}\n{}\n\n", said.caption);
-    }
-    text
-}
-
-/// Milliseconds as SubRip writes them.
-fn clock(ms: u64) -> String {
-    format!("{:02}:{:02}:{:02},{:03}", ms / 3_600_000, ms / 60_000 % 60, ms / 1000 % 60, ms % 1000)
+    let cue = |said: &Annotation| Cue { ms: [said.start_ms, said.end_ms], lines: vec![said.caption.clone()] };
+    (1..).zip(&stream.annotations).map(|(number, said)| Format::Srt.cue(number, &cue(said))).collect()
 }
 
 #[cfg(test)]
@@ -139,7 +129,8 @@ mod tests {
         assert_eq!(lines[0]["seed"], (5 | EVALUATION));
         assert_eq!((&lines[1]["start_ms"], &lines[lines.len() - 1]["end_ms"]), (&0.into(), &20_000.into()));
         let subtitles = std::fs::read_to_string(out.join("annotations.srt")).expect("subtitles");
-        let first = format!("1\n00:00:00,000 --> {}\n", clock(lines[1]["end_ms"].as_u64().expect("a time")));
+        let end_ms = lines[1]["end_ms"].as_u64().expect("a time");
+        let first = format!("1\n00:00:00,000 --> 00:00:{:02},{:03}\n", end_ms / 1000, end_ms % 1000);
         assert!(subtitles.starts_with(&first), "{subtitles}");
         assert_eq!(subtitles.matches(" --> ").count(), lines.len() - 1);
         let frame = std::fs::read(out.join("frame_000079.png")).expect("the last frame");
@@ -166,11 +157,5 @@ mod tests {
         }
         let much = asked(folder.path(), &["--duration", "80000"]).expect_err("too many pictures");
         assert!(much.to_string().contains("320000 pictures, at most 100000"), "{much}");
-    }
-
-    #[test]
-    fn times_are_written_as_players_read_them() {
-        assert_eq!(clock(0), "00:00:00,000");
-        assert_eq!(clock(3_723_045), "01:02:03,045");
     }
 }

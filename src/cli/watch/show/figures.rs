@@ -1,6 +1,6 @@
 //! The figures of a stream: how many frames, windows and words, and what they took.
 
-use super::words::clock;
+use crate::cli::cue::clock;
 use crate::watch::Stats;
 
 /// Decodes in a minute of the stream.

@@ -15,7 +15,8 @@ use anyhow::{Context, ensure};
 use self::lines::Lines;
 use self::picture::Picture;
 use self::screen::Screen;
-use self::subtitles::{Format, Subtitles};
+use self::subtitles::Subtitles;
+use crate::cli::cue::Format;
 use crate::watch::{Event, Finished};
 
 /// The name that means standard output.

@@ -8,7 +8,8 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::figures::{per_minute, saved, told};
-use super::words::{beginning, clock, one_line, sparkline};
+use super::words::{beginning, one_line, sparkline};
+use crate::cli::cue::clock;
 use crate::watch::{Event, Finished, FrameFailed, Seen, Spoken, Trigger};
 
 /// Drifts in the row of bars.

@@ -8,53 +8,12 @@ use std::io::Write;
 use std::path::Path;
 
 use super::Output;
-use super::words::{clock_with, one_line};
+use super::words::one_line;
+use crate::cli::cue::{Cue, Format};
 use crate::watch::{Event, Finished};
 
 /// The shortest last cue, milliseconds: a stream may end with what is said last, and a picture has no length.
 const LAST_MS_MIN: u64 = 1000;
-
-/// How cues are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Format {
-    Srt,
-    Vtt,
-}
-
-/// What is on the screen for a while.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Cue {
-    /// From when to when, milliseconds; the end is above the start.
-    ms: [u64; 2],
-    lines: Vec<String>,
-}
-
-impl Format {
-    fn opening(self) -> &'static str {
-        match self {
-            Self::Srt => "",
-            Self::Vtt => "WEBVTT\n\n",
-        }
-    }
-
-    fn cue(self, number: u64, cue: &Cue) -> String {
-        let point = if self == Self::Srt { ',' } else { '.' };
-        let [start, end] = cue.ms.map(|ms| clock_with(ms, point));
-        let lines: Vec<String> = cue.lines.iter().map(|line| self.escaped(line)).collect();
-        format!("{number}\n{start} --> {end}\n{}\n\n", lines.join("\n"))
-    }
-
-    /// WebVTT has escapes. SubRip has none, and players take tags and braces for commands: there signs stand that look
-    /// alike.
-    fn escaped(self, line: &str) -> String {
-        match self {
-            Self::Vtt => line.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;"),
-            Self::Srt => {
-                line.replace("-->", "→").replace('<', "‹").replace('>', "›").replace('{', "(").replace('}', ")")
-            }
-        }
-    }
-}
 
 /// What a question shows.
 #[derive(Debug, Clone, Default)]
@@ -162,16 +121,6 @@ mod tests {
 
     fn cue(ms: [u64; 2], lines: &[&str]) -> Cue {
         Cue { ms, lines: lines.iter().map(|line| line.to_string()).collect() }
-    }
-
-    #[test]
-    fn cues_are_written_as_players_read_them() {
-        let cue = cue([0, 3_601_500], &["a & b <i>x</i> --> {\\an8}", "two"]);
-        assert_eq!(Format::Srt.cue(1, &cue), "1\n00:00:00,000 --> 01:00:01,500\na & b ‹i›x‹/i› → (\\an8)\ntwo\n\n");
-        assert_eq!(
-            Format::Vtt.cue(2, &cue),
-            "2\n00:00:00.000 --> 01:00:01.500\na &amp; b &lt;i&gt;x&lt;/i&gt; --&gt; {\\an8}\ntwo\n\n"
-        );
     }
 
     #[test]

@@ -1,16 +1,5 @@
 //! How times, texts and drifts are written for people.
 
-/// A moment of the stream, such as `00:01:23.500`; hours grow as they must.
-pub(super) fn clock(ms: u64) -> String {
-    clock_with(ms, '.')
-}
-
-/// The same with another sign before the milliseconds.
-pub(super) fn clock_with(ms: u64, point: char) -> String {
-    let (seconds, ms) = (ms / 1000, ms % 1000);
-    format!("{:02}:{:02}:{:02}{point}{ms:03}", seconds / 3600, seconds / 60 % 60, seconds % 60)
-}
-
 /// A text on one line and without what could steer a terminal: answers come from models and from servers.
 pub(super) fn one_line(text: &str) -> String {
     let plain: String = text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect();
@@ -40,15 +29,6 @@ pub(super) fn sparkline(values: impl Iterator<Item = f64> + Clone, full: f64) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn moments_have_hours() {
-        assert_eq!(
-            [0, 83_500, 3_599_999, 360_000_001].map(clock),
-            ["00:00:00.000", "00:01:23.500", "00:59:59.999", "100:00:00.001"]
-        );
-        assert_eq!(clock_with(1, ','), "00:00:00,001");
-    }
 
     #[test]
     fn texts_stay_on_their_line() {

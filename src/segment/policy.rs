@@ -39,15 +39,15 @@ pub struct Policy {
 }
 
 impl Default for Policy {
-    /// Figures that were chosen on generated streams for the bundled model, as `vljepa evaluate stream` chooses them for any;
-    /// but for silence: 20 s was a little better there, and a picture that stays the same for ever needs no words again.
+    /// Figures that were chosen on 40 generated streams for the bundled model, as `vljepa evaluate stream` chooses them for any
+    /// (docs/WATCH.md).
     fn default() -> Self {
         Self {
-            reference: Reference::Last,
-            threshold: 0.008,
+            reference: Reference::Segment,
+            threshold: 0.012,
             calm: Some(0.02),
-            unsettled_max_ms: 2_000,
-            smoothing: 0.6,
+            unsettled_max_ms: 1_000,
+            smoothing: 0.0,
             gap_min_ms: 0,
             silence_max_ms: None,
             per_minute_max: None,

@@ -88,7 +88,8 @@ pub struct Spoken {
     pub choices: Vec<Choice>,
     /// Why.
     pub trigger: Trigger,
-    /// What the words are about: from where the stream became so to the end of the window.
+    /// What the words are about: from where the stream became so, which is the middle of the window that first showed it, to
+    /// the end of the window.
     pub segment: Span,
     /// Cosine distance that led to it, 0 to 2.
     pub drift: f64,

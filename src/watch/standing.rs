@@ -7,8 +7,8 @@ use super::spec::Decode;
 use crate::embedding::Embedding;
 use crate::segment::{self, Policy, Segmenter};
 
-/// Windows whose first frames are remembered, for the beginning of a segment that is found later.
-const BEGINNINGS_MAX: usize = 1024;
+/// Windows whose middles are remembered, for the beginning of a segment that is found later.
+const MIDDLES_MAX: usize = 1024;
 
 /// A question that is asked of every window.
 #[derive(Debug)]
@@ -23,9 +23,11 @@ pub struct Standing {
     due_ms: Option<u64>,
     /// Words that should have been made and could not be.
     owed: Option<Trigger>,
-    /// Beginning and first frame of the latest windows.
-    beginnings: VecDeque<[u64; 2]>,
-    /// The same of the running segment.
+    /// Middle and first frame of the latest windows.
+    middles: VecDeque<[u64; 2]>,
+    /// Middle of the window that began the running segment.
+    began_ms: Option<u64>,
+    /// Beginning and first frame of the running segment.
     segment: [u64; 2],
     /// The latest window.
     latest: Option<Latest>,
@@ -36,7 +38,9 @@ pub struct Standing {
 pub struct Latest {
     /// The answer embedding.
     pub embedding: Embedding,
-    /// What words are about: from the beginning of the running segment to the end of the window.
+    /// What words are about: from the beginning of the running segment to the end of the window. A segment begins in the
+    /// middle of the window that first shows it, for that is when a window shows more of it than of what was before; the
+    /// first one where its window does.
     pub segment: Span,
     /// Cosine distance to the mean of the running segment, 0 to 2.
     pub drift: f64,
@@ -58,7 +62,8 @@ impl Standing {
     /// put into words.
     pub fn new(decode: Decode, speaks: bool, changed: bool) -> Self {
         // Where words have another clock the segmenter only measures: no cosine distance is above 2.
-        let measure = || Policy { threshold: 2.0, calm: None, silence_max_ms: None, ..Policy::default() };
+        let measure =
+            || Policy { threshold: 2.0, calm: None, smoothing: 0.0, silence_max_ms: None, ..Policy::default() };
         let policy = if let Decode::Drift(policy) = decode { policy } else { measure() };
         let first = if changed { Trigger::QueryChanged } else { Trigger::Rule(segment::Trigger::First) };
         Self {
@@ -68,7 +73,8 @@ impl Standing {
             first,
             due_ms: None,
             owed: None,
-            beginnings: VecDeque::new(),
+            middles: VecDeque::new(),
+            began_ms: None,
             segment: [0; 2],
             latest: None,
         }
@@ -77,19 +83,21 @@ impl Standing {
     /// Takes the embedding of the next window.
     pub fn sees(&mut self, span: Span, embedding: Embedding) -> Decided {
         let ([start, end], [first_seq, last_seq]) = (span.ms, span.seq);
-        let decision = self.segmenter.push(start, &embedding.values);
-        self.beginnings.push_back([start, first_seq]);
-        if self.beginnings.len() > BEGINNINGS_MAX {
-            self.beginnings.pop_front();
+        let middle = start.midpoint(end);
+        let decision = self.segmenter.push(middle, &embedding.values);
+        self.middles.push_back([middle, first_seq]);
+        if self.middles.len() > MIDDLES_MAX {
+            self.middles.pop_front();
         }
         let (by_rule, begins_ms) = match self.decode {
             Decode::Drift(_) => (decision.trigger.map(Trigger::Rule), decision.segment_start_ms),
-            Decode::Uniform { every_ms } => (self.strikes(start, every_ms), start),
-            Decode::Never => (None, start),
+            Decode::Uniform { every_ms } => (self.strikes(start, every_ms), middle),
+            Decode::Never => (None, middle),
         };
-        if begins_ms != self.segment[0] || self.latest.is_none() {
-            let known = self.beginnings.partition_point(|[begins, _]| *begins < begins_ms);
-            self.segment = [begins_ms, self.beginnings.get(known).map_or(first_seq, |[_, seq]| *seq)];
+        if self.began_ms.replace(begins_ms) != Some(begins_ms) {
+            let known = self.middles.partition_point(|[middle, _]| *middle < begins_ms);
+            let shown = if self.latest.is_none() { start } else { begins_ms };
+            self.segment = [shown, self.middles.get(known).map_or(first_seq, |[_, seq]| *seq)];
         }
         let by_rule = by_rule.map(|trigger| match trigger {
             Trigger::Rule(segment::Trigger::First) => self.first,
@@ -97,7 +105,7 @@ impl Standing {
         });
         let trigger = by_rule.or(self.owed.take()).filter(|_| self.speaks);
         if trigger.is_some() && decision.trigger.is_none() {
-            self.segmenter.spoken(start, &embedding.values);
+            self.segmenter.spoken(middle, &embedding.values);
         }
         let segment = Span { seq: [self.segment[1], last_seq], ms: [self.segment[0], end] };
         self.latest = Some(Latest { embedding, segment, drift: decision.drift });
@@ -121,7 +129,7 @@ impl Standing {
     /// Its latest window, to be put into words because somebody asks for it.
     pub fn flushed(&mut self) -> Option<&Latest> {
         let latest = self.latest.as_ref().filter(|_| self.speaks)?;
-        let at_ms = self.beginnings.back().map_or(0, |[begins, _]| *begins);
+        let at_ms = self.middles.back().map_or(0, |[middle, _]| *middle);
         self.segmenter.spoken(at_ms, &latest.embedding.values);
         self.owed = None;
         Some(latest)

@@ -123,7 +123,8 @@ fn every_kind_of_file_is_a_stream() {
         assert!(!events(&lines, "spoken").is_empty(), "{source}: {lines}");
     }
     // Four frames that are the same: one is looked at.
-    let output = watch(&[&asked()[..], &[&*frames, "--jsonl", "-", "--window", "500ms"]].concat());
+    let looked = [&*frames, "--jsonl", "-", "--window", "500ms", "--threshold", "0.2"];
+    let output = watch(&[&asked()[..], &looked].concat());
     let stats = &events(&text(&output.stdout), "finished")[0]["stats"];
     assert_eq!((&stats["frames_still"], &stats["decodes"]), (&3.into(), &1.into()), "{output:?}");
 }

@@ -425,7 +425,7 @@ async fn the_clock_decodes_as_often_as_it_says_and_never_is_never() {
     let uniform = Spec { decode: Decode::Uniform { every_ms: 1000 }, ..spec(vec![query("word5", Some(choose()))]) };
     let events = told(&engine, uniform, inputs()).await;
     let first = (0, Trigger::Rule(RuleTrigger::First), [0, 400]);
-    let strikes = [1000, 2000, 3000].map(|at| (0, Trigger::Uniform, [at, at + 400]));
+    let strikes = [1000, 2000, 3000].map(|at| (0, Trigger::Uniform, [at + 200, at + 400]));
     assert_eq!(said(&events), [&[first][..], &strikes].concat());
     assert_eq!(stats(&events).decodes_uniform_1hz, 4);
     let never = Spec { decode: Decode::Never, ..spec(vec![query("word5", Some(choose()))]) };

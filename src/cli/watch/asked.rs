@@ -259,7 +259,7 @@ mod tests {
             (&["--threshold=-1"], "--threshold is -1"),
             (&["--smoothing", "1"], "--smoothing is 1, must be from 0 to 0.99"),
             (&["--gap-min", "2d"], "must be a time"),
-            (&["--silence-max", "1ms"], "--silence-max is 1, must be"),
+            (&["--silence-max", "1ms", "--gap-min", "2ms"], "--silence-max is 1, must be"),
             (&["--every", "1s"], "--every needs --decode uniform, which is drift"),
             (&["--decode", "ward", "--threshold", "1"], "--threshold needs --decode drift, which is ward"),
             (&["--decode", "ward", "--segments", "0"], "--segments is 0, must be 1 to"),

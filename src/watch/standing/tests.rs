@@ -13,7 +13,7 @@ fn span(start: u64) -> Span {
 }
 
 fn drift() -> Decode {
-    Decode::Drift(Policy { threshold: 0.3, calm: None, gap_min_ms: 0, silence_max_ms: None, ..Policy::default() })
+    Decode::Drift(Policy { threshold: 0.3, calm: None, smoothing: 0.0, ..Policy::default() })
 }
 
 /// What is decided about windows every `stride` of these angles.
@@ -32,7 +32,7 @@ fn words_come_with_the_first_window_and_with_every_change() {
     let found = decided(&mut standing, 100, &[0.0, 0.1, 2.0, 2.1, 2.0]);
     assert_eq!(found, [FIRST, None, DRIFT, None, None]);
     let latest = standing.latest().expect("a window");
-    assert_eq!(latest.segment, Span { seq: [20, 80], ms: [200, 800] }, "since the change");
+    assert_eq!(latest.segment, Span { seq: [20, 80], ms: [400, 800] }, "since the change");
     assert_eq!(latest.embedding, point(2.0));
 
     let mut changed = Standing::new(drift(), true, true);
@@ -57,7 +57,7 @@ fn the_clock_strikes_on_full_times_and_never_catches_up() {
     let mut standing = Standing::new(Decode::Uniform { every_ms: u64::MAX }, true, true);
     assert_eq!(decided(&mut standing, 1 << 62, &[0.0; 3]), [Some(Trigger::QueryChanged), None, None]);
     let latest = standing.latest().expect("a window").segment;
-    assert_eq!(latest.ms[0], 2 << 62, "about its own window");
+    assert_eq!(latest.ms[0], (2 << 62) + 200, "about its own window");
 }
 
 #[test]
@@ -89,8 +89,8 @@ fn a_flush_is_a_new_reference_and_what_was_owed_is_paid_once() {
 #[test]
 fn a_segment_that_goes_on_keeps_its_beginning_and_memory_is_bounded() {
     let mut standing = Standing::new(drift(), true, false);
-    decided(&mut standing, 100, &vec![0.0; 3 * BEGINNINGS_MAX]);
+    decided(&mut standing, 100, &vec![0.0; 3 * MIDDLES_MAX]);
     let latest = standing.latest().expect("a window").segment;
     assert_eq!((latest.seq[0], latest.ms[0]), (0, 0));
-    assert_eq!(standing.beginnings.len(), BEGINNINGS_MAX);
+    assert_eq!(standing.middles.len(), MIDDLES_MAX);
 }

@@ -39,15 +39,15 @@ pub struct Policy {
 }
 
 impl Default for Policy {
-    /// Figures that were chosen on 40 generated streams for the bundled model, as `vljepa evaluate stream` chooses them for any
+    /// Figures that were chosen on 200 generated streams for the bundled model, as `vljepa evaluate stream` chooses them for any
     /// (docs/WATCH.md).
     fn default() -> Self {
         Self {
-            reference: Reference::Segment,
-            threshold: 0.012,
-            calm: Some(0.02),
-            unsettled_max_ms: 1_000,
-            smoothing: 0.0,
+            reference: Reference::Last,
+            threshold: 0.043,
+            calm: Some(0.05),
+            unsettled_max_ms: 3_000,
+            smoothing: 0.4,
             gap_min_ms: 0,
             silence_max_ms: None,
             per_minute_max: None,

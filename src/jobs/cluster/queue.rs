@@ -37,8 +37,8 @@ const REMEMBERED: Duration = Duration::from_secs(120);
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(7 * 86_400);
 /// Time in which the servers must say that there is a shard, or that there is none.
 const PULL_MAX: Duration = Duration::from_secs(3);
-/// Time in which an answer that is late is still waited for.
-const LATE_MAX: Duration = Duration::from_secs(30);
+/// Time in which an answer that is late is still waited for; meanwhile nobody else asks.
+const LATE_MAX: Duration = Duration::from_secs(10);
 /// High ranks first.
 const RANKS: [Rank; 3] = [Rank::High, Rank::Normal, Rank::Low];
 
